@@ -1,0 +1,1 @@
+"""nerfstudio method specifications, one a file: data only."""

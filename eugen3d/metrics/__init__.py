@@ -1,0 +1,1 @@
+"""Image, SDF and cost metrics."""

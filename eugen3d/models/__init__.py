@@ -1,0 +1,1 @@
+"""nerfstudio models over the fields."""

@@ -1,0 +1,191 @@
+"""eugen-nerf: Mildenhall et al.'s NeRF as a nerfstudio model, coarse and fine, with layers of a chosen kind.
+
+Training evaluates the fields as they are; rendering evaluates folded copies of them, tile by tile.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
+from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
+from nerfstudio.model_components.scene_colliders import NearFarCollider
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from eugen3d.fields import NerfField, NerfFieldConfig
+from eugen3d.layers import LayerConfig
+from eugen3d.metrics.image import image_metrics
+from eugen3d.runtime import Backend, TiledModule, build
+
+
+@dataclass
+class EUGenNerfModelConfig(ModelConfig):
+    """eugen-nerf; the defaults are the paper's NeRF with three EUGen layers."""
+
+    _target: type = field(default_factory=lambda: EUGenNerfModel)
+    """Target class to instantiate."""
+    layer: LayerConfig = field(default_factory=LayerConfig)
+    """Kind and settings of the replaced layers."""
+    replaced_layers: tuple[int, ...] = (1, 2, 3)
+    """Trunk layers, counted from 0, that are of that kind; the others are dense."""
+    merged: bool = False
+    """Whether the fields are kept folded, as `eugen3d distill --refine-steps` leaves them."""
+    num_layers: int = 8
+    """Hidden layers of the trunk."""
+    layer_width: int = 256
+    """Width of the trunk."""
+    view_width: int = 128
+    """Width of the view-dependent layer."""
+    num_coarse_samples: int = 64
+    """Samples per ray of the coarse field."""
+    num_importance_samples: int = 128
+    """Samples per ray that the coarse weights add for the fine field."""
+    near_plane: float = 2.0
+    """Distance at which rays start, in scene units."""
+    far_plane: float = 6.0
+    """Distance at which rays end, in scene units."""
+    background_color: Literal["white", "black", "random"] = "white"
+    """Colour behind the scene; with "random" a new one for every training ray, and black when rendering."""
+    training_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products in training; "auto" takes bfloat16 where the processor computes in it."""
+    runtime: Backend = "eager"
+    """How rendering evaluates the folded fields."""
+
+    def field_config(self) -> NerfFieldConfig:
+        """The configuration of both fields."""
+        return NerfFieldConfig(
+            num_layers=self.num_layers,
+            layer_width=self.layer_width,
+            view_width=self.view_width,
+            skip=self.num_layers // 2 if self.num_layers > 4 else 0,
+            layer=self.layer,
+            replaced_layers=tuple(self.replaced_layers),
+            merged=self.merged,
+        )
+
+
+class EUGenNerfModel(Model):
+    """NeRF with a coarse and a fine field (Mildenhall et al. 2020, section 5.2)."""
+
+    config: EUGenNerfModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the fields, samplers and renderers."""
+        self.collider = NearFarCollider(self.config.near_plane, self.config.far_plane, reset_near_plane=False)
+        self.fields = nn.ModuleDict({name: NerfField(self.config.field_config()) for name in ("coarse", "fine")})
+        self.sampler_uniform = UniformSampler(num_samples=self.config.num_coarse_samples)
+        self.sampler_pdf = PDFSampler(num_samples=self.config.num_importance_samples)
+        self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
+        self.renderer_accumulation = AccumulationRenderer()
+        self.renderer_depth = DepthRenderer(method="expected")
+        self._folded: dict[str, TiledModule] = {}
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """One group, `fields`."""
+        return {"fields": [p for p in self.fields.parameters() if p.requires_grad]}
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones."""
+        coarse_samples = self.sampler_uniform(ray_bundle)
+        coarse, coarse_weights = self._render("coarse", coarse_samples)
+        fine_samples = self.sampler_pdf(ray_bundle, coarse_samples, coarse_weights)
+        fine, _ = self._render("fine", fine_samples)
+        return fine | {f"{name}_coarse": value for name, value in coarse.items()}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Mean squared error of the coarse and of the fine colours (Mildenhall et al. 2020, eq. 6)."""
+        image = batch["image"].to(self.device)
+        losses = {}
+        for suffix in ("_coarse", ""):
+            rgb, target = self.renderer_rgb.blend_background_for_loss_computation(
+                outputs["rgb" + suffix], outputs["accumulation" + suffix], image
+            )
+            losses[f"rgb_loss{suffix or '_fine'}"] = F.mse_loss(rgb, target)
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR of a training batch, over a black background where it is random."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {"psnr": -10.0 * F.mse_loss(outputs["rgb"].detach(), target).log10()}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM of an image; LPIPS is `eugen3d score`'s, since its backbone may not be there."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
+        depth = colormaps.apply_depth_colormap(
+            outputs["depth"],
+            accumulation=outputs["accumulation"],
+            near_plane=self.config.near_plane,
+            far_plane=self.config.far_plane,
+        )
+        accumulation = colormaps.apply_colormap(outputs["accumulation"])
+        images = {
+            "img": torch.cat([target, outputs["rgb_coarse"], outputs["rgb"]], dim=1),
+            "accumulation": accumulation,
+            "depth": depth,
+        }
+        return image_metrics(outputs["rgb"], target), images
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
+        self._folded.clear()
+        return super().load_state_dict(state_dict, strict=True, assign=assign)
+
+    def train(self, mode: bool = True) -> "EUGenNerfModel":
+        """Switch modes; the folded copies are dropped, since the parameters may change."""
+        if mode and hasattr(self, "_folded"):
+            self._folded.clear()
+        return super().train(mode)
+
+    def _render(self, name: str, samples: RaySamples) -> tuple[dict[str, Tensor], Tensor]:
+        """Evaluate a field along rays and composite; the weights, (n, samples, 1), come without gradient."""
+        density, rgb = self._evaluate(name, samples)
+        weights = samples.get_weights(density)
+        accumulation = self.renderer_accumulation(weights)
+        with torch.no_grad():
+            depth = self.renderer_depth(weights, samples)
+        outputs = {"rgb": self.renderer_rgb(rgb, weights), "accumulation": accumulation, "depth": depth}
+        return outputs, weights.detach()
+
+    def _evaluate(self, name: str, samples: RaySamples) -> tuple[Tensor, Tensor]:
+        positions = samples.frustums.get_positions()
+        directions = samples.frustums.directions.expand_as(positions)
+        flat = positions.reshape(-1, 3), directions.reshape(-1, 3)
+        if self.training:
+            with self._autocast():
+                density, rgb = self.fields[name](*flat)
+        else:
+            density, rgb = self._folded_field(name)(*flat)
+        shape = positions.shape[:-1]
+        return density.float().view(*shape, 1), rgb.float().view(*shape, 3)
+
+    def _folded_field(self, name: str) -> TiledModule:
+        """The folded copy of a field, built when it is first needed after training or loading."""
+        if name not in self._folded:
+            self._folded[name] = build(self.fields[name], self.config.runtime)
+        return self._folded[name]
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        precision = self.config.training_precision
+        enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+            yield
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor multiplies matrices in bfloat16 itself; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -1,0 +1,57 @@
+"""Evaluate a folded module over many rows, tile by tile, so that its activations stay in the processor's cache.
+
+A wide layer's activations over a whole chunk of rays are tens of megabytes; written to memory and read back for every
+layer they cost more than the products do. A tile of a few thousand rows fits the cache.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Backend = Literal["eager", "compiled"]
+
+TILE_ROWS = 2048
+GPU_TILE_ROWS = 1 << 18
+
+
+class TiledModule(nn.Module):
+    """A module over rows, evaluated without gradients in tiles.
+
+    Args:
+        module: takes tensors whose first axis is the rows and returns a tensor or a tuple of tensors, row by row.
+        backend: "eager" runs it as it is; "compiled" through `torch.compile`, which needs a C++ compiler on a CPU.
+        tile_rows: rows per tile; by default what suits the device. A compiled module sees the last tile padded, so
+            that it is compiled for one shape.
+    """
+
+    def __init__(self, module: nn.Module, backend: Backend = "eager", tile_rows: int | None = None) -> None:
+        super().__init__()
+        if backend not in get_args(Backend):
+            raise ValueError(f"runtime backend {backend!r} is unknown, expected one of {', '.join(get_args(Backend))}")
+        self.module = module.eval().requires_grad_(False)
+        self.tile_rows = tile_rows
+        self.is_compiled = backend == "compiled"
+        self._call = torch.compile(module, dynamic=False) if self.is_compiled else module
+
+    @torch.no_grad()
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        rows = len(inputs[0])
+        tile_rows = self.tile_rows or (TILE_ROWS if inputs[0].device.type == "cpu" else GPU_TILE_ROWS)
+        if rows == 0:
+            return self.module(*inputs)
+        tiles = [self._tile(inputs, start, tile_rows) for start in range(0, rows, tile_rows)]
+        if isinstance(tiles[0], Tensor):
+            return torch.cat(tiles)
+        return tuple(torch.cat(parts) for parts in zip(*tiles, strict=True))
+
+    def _tile(self, inputs: tuple[Tensor, ...], start: int, tile_rows: int) -> Tensor | tuple[Tensor, ...]:
+        tile = [x[start : start + tile_rows] for x in inputs]
+        missing = tile_rows - len(tile[0])
+        if not self.is_compiled or not missing:
+            return self._call(*tile)
+        padded = [torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) for x in tile]
+        outputs = self._call(*padded)
+        if isinstance(outputs, Tensor):
+            return outputs[: len(tile[0])]
+        return tuple(y[: len(tile[0])] for y in outputs)
