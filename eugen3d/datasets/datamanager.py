@@ -25,6 +25,10 @@ class ForegroundPixelSamplerConfig(PixelSamplerConfig):
     foreground_weight: float = 1.0
     """How many times as likely a pixel with alpha is drawn as one without; at least 1."""
 
+    def __post_init__(self) -> None:
+        if self.foreground_weight < 1:
+            raise ValueError(f"foreground_weight is {self.foreground_weight}, expected at least 1")
+
 
 class ForegroundPixelSampler(PixelSampler):
     """Draws pixels of RGBA images by rejection: one without alpha is kept with probability 1/foreground_weight."""
@@ -37,6 +41,13 @@ class ForegroundPixelSampler(PixelSampler):
         """As nerfstudio's, with pixels drawn by weight where the images have an alpha channel and there is no mask."""
         self._alpha = batch["image"][..., 3] if batch["image"].shape[-1] == 4 else None
         return super().collate_image_dataset_batch(batch, num_rays_per_batch, keep_full_image)
+
+    def collate_image_dataset_batch_list(
+        self, batch: dict[str, Any], num_rays_per_batch: int, keep_full_image: bool = False
+    ) -> dict[str, Any]:
+        """As nerfstudio's: the pixels of images of different sizes are drawn uniformly."""
+        self._alpha = None
+        return super().collate_image_dataset_batch_list(batch, num_rays_per_batch, keep_full_image)
 
     def sample_method(
         self,

@@ -1,4 +1,4 @@
-"""One dataparser for a folder of either layout: Blender's (`transforms_train.json`) or nerfstudio's (`transforms.json`).
+"""One dataparser for both layouts of a folder: Blender's (`transforms_train.json`), nerfstudio's (`transforms.json`).
 
 It reads through nerfstudio's own dataparsers. What it adds: images keep their alpha channel, frames whose image is
 missing are left out with a line that says so (nerfstudio layout) or are an error (Blender layout, whose splits are
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import imageio.v3 as iio
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -61,6 +62,11 @@ class SceneDataParser(DataParser):
             image = data / (frame["file_path"] + ".png")
             if not image.exists():
                 raise SceneError(f"{image}: not found, but {path.name} lists it")
+        first = data / (meta["frames"][0]["file_path"] + ".png")
+        try:
+            iio.imread(first)
+        except (OSError, SyntaxError, ValueError) as error:  # the dataparser itself opens it, for the images' size
+            raise SceneError(f"{first}: cannot be read as an image ({error})") from error
         parser = BlenderDataParserConfig(data=data, alpha_color=None).setup()
         return parser.get_dataparser_outputs(split=split)
 
@@ -103,6 +109,8 @@ def read_transforms(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     for key in keys:
         if not isinstance(meta, dict) or key not in meta:
             raise SceneError(f"{path}: has no {key!r}")
+    if not isinstance(meta["frames"], list) or not meta["frames"]:
+        raise SceneError(f"{path}: 'frames' is no list of frames, or an empty one")
     for number, frame in enumerate(meta["frames"]):
         for key in ("file_path", "transform_matrix"):
             if key not in frame:

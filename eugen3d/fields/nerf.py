@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from eugen3d.layers import EUGenConfig, LayerConfig, LinearConfig, fold_sequential, make_layer, push_readout
@@ -61,7 +62,7 @@ class FrequencyEncoding(nn.Module):
         self.out_dim = 3 + 6 * num_frequencies
         self.register_buffer("frequencies", 2.0 ** torch.arange(num_frequencies), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch out_dim"]:
         angles = (x[..., None, :] * self.frequencies[:, None]).flatten(-2)
         return torch.cat([x, angles.sin(), angles.cos()], dim=-1)
 
@@ -89,13 +90,15 @@ class NerfField(nn.Module):
         if config.merged:
             self.fold_()
 
-    def forward(self, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         hidden = self.trunk_output(positions)
         density = F.softplus(self.density_head(hidden).squeeze(-1))
         view = self.view(torch.cat([self.feature(hidden), self.encode_direction(directions).to(hidden.dtype)], dim=-1))
         return density, self.rgb_head(view).sigmoid()
 
-    def trunk_output(self, positions: Tensor) -> Tensor:
+    def trunk_output(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n width"]:
         """The last trunk layer's output, (n, width) or thinner once folded."""
         encoded = self.encode_position(positions)
         hidden = encoded
@@ -103,7 +106,9 @@ class NerfField(nn.Module):
             hidden = layer(self.trunk_input(index, encoded, hidden))
         return hidden
 
-    def trunk_input(self, index: int, encoded: Tensor, hidden: Tensor) -> Tensor:
+    def trunk_input(
+        self, index: int, encoded: Float[Tensor, "n encoded"], hidden: Float[Tensor, "n width"]
+    ) -> Float[Tensor, "n in_dim"]:
         """What trunk layer `index` sees, given the encoded positions and the output of the layer before."""
         return torch.cat([encoded, hidden.to(encoded.dtype)], dim=-1) if self._has_skip(index) else hidden
 
@@ -111,6 +116,7 @@ class NerfField(nn.Module):
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""
         for chain in (*self.trunk, self.density_head, self.feature, self.view, self.rgb_head):
+            assert isinstance(chain, nn.Sequential)
             fold_sequential(chain)
         for producer, consumers in self._links():
             push_readout(producer, consumers)

@@ -22,10 +22,15 @@ def make_layer(
     """Build a hidden layer of any kind together with its activation.
 
     A dense layer is followed by the activation. An EUGen layer whose Φ is not the identity has it inside; with Φ =
-    identity the activation stays outside.
+    identity the activation stays outside. Dense layers start as He et al. (2015) have it, which keeps the variance
+    through a stack of ReLUs, as the EUGen layers' own start does; torch's default loses it, layer by layer.
     """
     if isinstance(config, LinearConfig):
-        return nn.Sequential(nn.Linear(in_features, out_features, bias=config.bias), make_activation(activation))
+        linear = nn.Linear(in_features, out_features, bias=config.bias)
+        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+        return nn.Sequential(linear, make_activation(activation))
     layer = EUGenLinear.from_config(config, in_features, out_features)
     return nn.Sequential(layer, make_activation(activation)) if config.phi == "identity" else nn.Sequential(layer)
 
@@ -41,9 +46,9 @@ def make_activation(activation: Phi) -> nn.Module:
 def convert(model: nn.Module, config: EUGenConfig | LayerConfig, filter_fn: Filter | None = None) -> nn.Module:
     """Replace the dense layers of a model by layers made from them, in place, and return the model.
 
-    A module that stands at several places is replaced once and stays shared; a model that is itself a dense layer
-    comes back replaced. Training flag, device, dtype and requires_grad carry over. The new layers start as
-    `EUGenLinear.from_linear` makes them, which is approximate: train or distil them.
+    A module that stands at several places is replaced once, if any of its names matches, and stays shared; a model
+    that is itself a dense layer comes back replaced. Training flag, device, dtype and requires_grad carry over. The
+    new layers start as `EUGenLinear.from_linear` makes them, which is approximate: train or distil them.
 
     Args:
         config: the kind and settings of the new layers.
@@ -56,14 +61,17 @@ def convert(model: nn.Module, config: EUGenConfig | LayerConfig, filter_fn: Filt
     chosen = config.chosen if isinstance(config, LayerConfig) else config
     if isinstance(chosen, LinearConfig):
         raise ValueError("the layer kind is 'linear', expected another: the layers are dense already")
-    seen = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    seen = _dense_layers(model)
     matching = [(name, module) for name, module in seen if filter_fn is None or filter_fn(module, name)]
     if not matching:
         names = ", ".join(name or "(the model itself)" for name, _ in seen) or "none"
         raise ValueError(f"no dense layer matched; the model's plain nn.Linear layers: {names}")
     for name, module in matching:
         _refuse_attachments(name, module)
-    replacements = {module: EUGenLinear.from_linear(module, "identity", chosen) for _, module in matching}
+    unique = dict.fromkeys(module for _, module in matching)
+    replacements: dict[nn.Module, nn.Module] = {
+        module: EUGenLinear.from_linear(module, "identity", chosen) for module in unique
+    }
     if model in replacements:
         return replacements[model]
     for parent in list(model.modules()):
@@ -100,8 +108,23 @@ def layer_status(model: nn.Module, reference: nn.Module | None = None, inputs: A
     ]
 
 
+def _dense_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """The dense layers by every name that they have, less those that EUGen layers are made of."""
+    inner = {part for layer in model.modules() if _is_eugen(layer) for part in layer.modules()}
+    return [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Linear) and module not in inner
+        if type(module) is nn.Linear or parametrize.is_parametrized(module)
+    ]
+
+
+def _is_eugen(module: nn.Module) -> bool:
+    return isinstance(module, EUGenLinear | EUGenFeatures)
+
+
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | EUGenLinear | EUGenFeatures)
+    return isinstance(module, nn.Linear) or _is_eugen(module)
 
 
 def _inside(name: str, container: str) -> bool:
@@ -125,7 +148,9 @@ def _relative_errors(
     for network in (model, reference):
         captured: dict[str, torch.Tensor] = {}
         handles = [
-            module.register_forward_hook(lambda _m, _i, y, name=name: captured.__setitem__(name, y.detach()))
+            module.register_forward_hook(
+                lambda _m, _i, y, name=name, captured=captured: captured.__setitem__(name, y.detach())
+            )
             for name, module in network.named_modules()
             if name in layers
         ]

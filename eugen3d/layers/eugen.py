@@ -9,7 +9,6 @@ is nothing but composing one layer's readout with the next one's features.
 
 import dataclasses
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +42,7 @@ class EUGenFeatures(nn.Module):
     Shape: (..., d) → (..., k·m).
     """
 
+    phi: Phi
     norm_weight: Tensor | None
     norm_factor: nn.Linear | None
 
@@ -81,7 +81,8 @@ class EUGenFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         u = self.projection(x)
         if self.norm_weight is not None:
-            u = u + self._norm(x).to(u.dtype) * self.norm_weight.to(u.dtype)
+            norm = self._norm(x).clamp(max=torch.finfo(u.dtype).max)  # an infinite norm times a zero weight is NaN
+            u = u + norm.to(u.dtype) * self.norm_weight.to(u.dtype)
         if self.order == 1:
             return ACTIVATIONS[self.phi](u)
         products = degree_products(u, self.num_features, self.order, self.shared)
@@ -100,8 +101,8 @@ class EUGenFeatures(nn.Module):
 class EUGenLinear(nn.Module):
     """An EUGen layer in the place of `nn.Linear(in_features, out_features)` and, through Φ, of its activation.
 
-    The projections start as drawn, scaled by 1/√d so that features of unit inputs have unit variance; the norm
-    column starts at zero (Theorem 3.1) and is learned from there.
+    The projections start as drawn, scaled by 1/√d so that inputs with entries of unit variance have projections of
+    unit variance; the norm column starts at zero (Theorem 3.1) and is learned from there.
 
     Args:
         in_features: d, length of an input.
@@ -161,7 +162,7 @@ class EUGenLinear(nn.Module):
         return self.readout.out_features
 
     @classmethod
-    def from_config(cls, config: EUGenConfig, in_features: int, out_features: int, **kwargs) -> Self:
+    def from_config(cls, config: EUGenConfig, in_features: int, out_features: int, **kwargs) -> "EUGenLinear":
         """Build a freshly drawn layer; `kwargs` are `device`, `dtype` and `generator`."""
         fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         return cls(in_features, out_features, **fields, **kwargs)
@@ -174,7 +175,7 @@ class EUGenLinear(nn.Module):
         config: EUGenConfig | None = None,
         inputs: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Self:
+    ) -> "EUGenLinear":
         """Build the layer that stands for activation(linear(x)), without training.
 
         With Φ = identity, no activation and no inputs this is the unbiased start of Theorem 3.1 for f(t) = t. In
@@ -208,7 +209,7 @@ class EUGenLinear(nn.Module):
         coefficients: tuple[float, ...],
         config: EUGenConfig,
         generator: torch.Generator | None = None,
-    ) -> Self:
+    ) -> "EUGenLinear":
         """Build the random layer with E[layer(x)] = f(W x) for f(t) = Σ aᵢ tⁱ (EUGens 2025, Theorem 3.1).
 
         Φ is the identity and the norm column is zero. The sign of aᵢ and all scales stand on the weight side:

@@ -7,6 +7,7 @@ triangular factor of [W b] (EUGens 2025, section 3). All products are formed in 
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,19 @@ def fold(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
             own()
-        elif isinstance(module, nn.Sequential):
+        elif _is_chain(module):
             fold_sequential(module)
     return model
 
 
+@torch.no_grad()
 def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
-    """Flatten a chain into features, affine maps and activations, and merge neighbours, in place."""
+    """Flatten a chain into features, affine maps and activations, and merge neighbours, in place.
+
+    A subclass with a `forward` of its own is not a chain and stays as it is.
+    """
+    if not _is_chain(chain):
+        return chain
     atoms = _atoms(chain)
     position = 0
     while position + 1 < len(atoms):
@@ -49,6 +56,7 @@ def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
     return chain
 
 
+@torch.no_grad()
 def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool:
     """Merge the affine map that ends a producer into the affine maps that begin its consumers, if that costs less.
 
@@ -62,10 +70,10 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
         one, or the merged maps would take more products than the separate ones.
     """
     last = _atoms(producer)[-1:]
-    if not last or not isinstance(last[0], nn.Linear):
+    if not last or not _is_dense(last[0]):
         return False
     inner, firsts = last[0], [_atoms(chain)[:1] for chain, _ in consumers]
-    if not all(first and isinstance(first[0], nn.Linear | EUGenFeatures) for first in firsts):
+    if not all(first and (_is_dense(first[0]) or isinstance(first[0], EUGenFeatures)) for first in firsts):
         return False
     merged = [compose(first[0], inner, columns) for first, (_, columns) in zip(firsts, consumers, strict=True)]
     if sum(map(_products, merged)) > _products(inner) + sum(_products(first[0]) for first in firsts):
@@ -76,6 +84,7 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
     return True
 
 
+@torch.no_grad()
 def compose(outer: nn.Module, inner: nn.Linear, columns: slice = slice(None)) -> nn.Module:
     """The map x ↦ outer([… inner(x) …]): a linear layer or features over `inner`'s input.
 
@@ -144,13 +153,23 @@ def _substitute(matrix: Tensor, inner: nn.Linear, columns: slice) -> tuple[Tenso
 
 def _atoms(chain: nn.Module) -> list[nn.Module]:
     """A chain as a flat list of maps; an EUGen layer is its features and its readout."""
-    if isinstance(chain, nn.Sequential):
+    if _is_chain(chain):
         return [atom for module in chain for atom in _atoms(module)]
     if isinstance(chain, EUGenLinear):
         return [*_atoms(chain.features), chain.readout]
     if isinstance(chain, EUGenFeatures) and chain.is_affine:
         return [chain.projection]
     return [] if isinstance(chain, nn.Identity) else [chain]
+
+
+def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a module is a plain chain: a subclass may route its data in a way of its own."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module computes what its weight and bias say: a subclass (LoRA, quantised) may not."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _assign(chain: nn.Sequential, atoms: Sequence[nn.Module]) -> None:

@@ -1,8 +1,6 @@
 """`ns-train eugen-nerf`: the paper's NeRF, three of its eight hidden layers EUGen with m = 256, k = 1, ReLU."""
 
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
-from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
@@ -10,6 +8,8 @@ from nerfstudio.plugins.types import MethodSpecification
 from eugen3d.datasets import SceneDataManagerConfig
 from eugen3d.layers import EUGenConfig, LayerConfig
 from eugen3d.models.nerf import EUGenNerfModelConfig
+from eugen3d.models.optimizers import FieldOptimizerConfig
+from eugen3d.models.schedules import ExponentialDecayConfig
 
 eugen_nerf = MethodSpecification(
     config=TrainerConfig(
@@ -25,8 +25,8 @@ eugen_nerf = MethodSpecification(
         ),
         optimizers={
             "fields": {
-                "optimizer": AdamOptimizerConfig(lr=5e-4, eps=1e-8),
-                "scheduler": ExponentialDecaySchedulerConfig(lr_final=5e-5, max_steps=200_000),
+                "optimizer": FieldOptimizerConfig(),
+                "scheduler": ExponentialDecayConfig(lr_final=1e-4, max_steps=200_000),
             },
         },
         viewer=ViewerConfig(num_rays_per_chunk=4096),

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
-from nerfstudio.model_components.scene_colliders import NearFarCollider
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.nn import Parameter
 from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
+from eugen3d.models.colliders import BoundedCollider
 from eugen3d.runtime import Backend, TiledModule, build
 
 
@@ -51,6 +51,8 @@ class EUGenNerfModelConfig(ModelConfig):
     """Distance at which rays start, in scene units."""
     far_plane: float = 6.0
     """Distance at which rays end, in scene units."""
+    bounding_radius: float | None = None
+    """Radius of a sphere around the origin that holds the scene; rays are sampled inside it alone."""
     background_color: Literal["white", "black", "random"] = "white"
     """Colour behind the scene; with "random" a new one for every training ray, and black when rendering."""
     training_precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -78,7 +80,7 @@ class EUGenNerfModel(Model):
 
     def populate_modules(self) -> None:
         """Build the fields, samplers and renderers."""
-        self.collider = NearFarCollider(self.config.near_plane, self.config.far_plane, reset_near_plane=False)
+        self.collider = BoundedCollider(self.config.near_plane, self.config.far_plane, self.config.bounding_radius)
         self.fields = nn.ModuleDict({name: NerfField(self.config.field_config()) for name in ("coarse", "fine")})
         self.sampler_uniform = UniformSampler(num_samples=self.config.num_coarse_samples)
         self.sampler_pdf = PDFSampler(num_samples=self.config.num_importance_samples)
@@ -93,11 +95,36 @@ class EUGenNerfModel(Model):
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones."""
-        coarse_samples = self.sampler_uniform(ray_bundle)
-        coarse, coarse_weights = self._render("coarse", coarse_samples)
-        fine_samples = self.sampler_pdf(ray_bundle, coarse_samples, coarse_weights)
-        fine, _ = self._render("fine", fine_samples)
-        return fine | {f"{name}_coarse": value for name, value in coarse.items()}
+        outputs: dict[str, Tensor] = {}
+        for name, samples, rgb, weights in self._march(ray_bundle):
+            suffix = "" if name == "fine" else f"_{name}"
+            outputs["rgb" + suffix] = self.renderer_rgb(rgb, weights)
+            outputs["accumulation" + suffix] = self.renderer_accumulation(weights)
+            with torch.no_grad():
+                outputs["depth" + suffix] = self.renderer_depth(weights, samples)
+        return outputs
+
+    @torch.no_grad()
+    def field_samples(self, ray_bundle: RayBundle) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """What each field sees along rays: positions and directions (n, samples, 3), rendering weights (n, samples).
+
+        The samples are jittered, as in training, so that many rays cover every depth.
+        """
+        if self.collider is not None:
+            ray_bundle = self.collider(ray_bundle)
+        seen = {}
+        samplers = self.sampler_uniform, self.sampler_pdf
+        modes = [sampler.training for sampler in samplers]
+        try:
+            for sampler in samplers:
+                sampler.train()
+            for name, samples, _, weights in self._march(ray_bundle):
+                positions = samples.frustums.get_positions()
+                seen[name] = positions, samples.frustums.directions.expand_as(positions), weights[..., 0]
+        finally:
+            for sampler, mode in zip(samplers, modes, strict=True):
+                sampler.train(mode)
+        return seen
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
@@ -147,17 +174,16 @@ class EUGenNerfModel(Model):
             self._folded.clear()
         return super().train(mode)
 
-    def _render(self, name: str, samples: RaySamples) -> tuple[dict[str, Tensor], Tensor]:
-        """Evaluate a field along rays and composite; the weights, (n, samples, 1), come without gradient."""
-        density, rgb = self._evaluate(name, samples)
-        weights = samples.get_weights(density)
-        accumulation = self.renderer_accumulation(weights)
-        with torch.no_grad():
-            depth = self.renderer_depth(weights, samples)
-        outputs = {"rgb": self.renderer_rgb(rgb, weights), "accumulation": accumulation, "depth": depth}
-        return outputs, weights.detach()
+    def _march(self, ray_bundle: RayBundle) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
+        """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1)."""
+        samples = self.sampler_uniform(ray_bundle)
+        rgb, weights = self._evaluate("coarse", samples)
+        yield "coarse", samples, rgb, weights
+        samples = self.sampler_pdf(ray_bundle, samples, weights.detach())
+        yield "fine", samples, *self._evaluate("fine", samples)
 
     def _evaluate(self, name: str, samples: RaySamples) -> tuple[Tensor, Tensor]:
+        """Colours (n, samples, 3) and rendering weights (n, samples, 1) of a field along rays."""
         positions = samples.frustums.get_positions()
         directions = samples.frustums.directions.expand_as(positions)
         flat = positions.reshape(-1, 3), directions.reshape(-1, 3)
@@ -167,7 +193,8 @@ class EUGenNerfModel(Model):
         else:
             density, rgb = self._folded_field(name)(*flat)
         shape = positions.shape[:-1]
-        return density.float().view(*shape, 1), rgb.float().view(*shape, 3)
+        weights = samples.get_weights(density.float().view(*shape, 1))
+        return rgb.float().view(*shape, 3), weights
 
     def _folded_field(self, name: str) -> TiledModule:
         """The folded copy of a field, built when it is first needed after training or loading."""

@@ -4,7 +4,7 @@ A wide layer's activations over a whole chunk of rays are tens of megabytes; wri
 layer they cost more than the products do. A tile of a few thousand rows fits the cache.
 """
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class TiledModule(nn.Module):
             return self.module(*inputs)
         tiles = [self._tile(inputs, start, tile_rows) for start in range(0, rows, tile_rows)]
         if isinstance(tiles[0], Tensor):
-            return torch.cat(tiles)
+            return torch.cat(cast(list[Tensor], tiles))
         return tuple(torch.cat(parts) for parts in zip(*tiles, strict=True))
 
     def _tile(self, inputs: tuple[Tensor, ...], start: int, tile_rows: int) -> Tensor | tuple[Tensor, ...]:

@@ -1,0 +1,292 @@
+"""`eugen3d distill`: a trained run in, a run of EUGen layers out, that every nerfstudio command loads."""
+
+import dataclasses
+import json
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from eugen3d.cli.distill_progress import DistillProgress
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.files import write_whole
+from eugen3d.cli.runs import Run, load_run, save_run
+from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.distill import (
+    LayerwiseConfig,
+    RefineConfig,
+    RefineState,
+    chosen_layers,
+    refine,
+    replace_layer,
+    rows_needed,
+)
+from eugen3d.distill.layerwise import Start
+from eugen3d.layers import EUGenConfig, LayerConfig, fold, make_layer
+from eugen3d.layers.features import Phi
+from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
+
+CONSOLE = Console()
+VALIDATION_RAYS = 2048
+
+
+@dataclass
+class Distill:
+    """Distil a trained scene into EUGen layers."""
+
+    load_config: Path
+    """The teacher's config.yml."""
+    output_dir: Path
+    """Run folder to make for the student."""
+    num_features: int = 64
+    """m: features per degree of every new layer; with phi identity its rank."""
+    order: int = 1
+    """k: highest degree of the products of projections."""
+    layers: tuple[str, ...] = ("auto",)
+    """Trunk layers to replace, by index or name; auto takes all but the first and the one after the skip connection."""
+    phi: Phi = "relu"
+    """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
+    projection: Start = "picked"
+    """Where projections start: the teacher's own neurons that span the others best, or a random draw."""
+    use_norm: bool = False
+    """Project the input's norm too."""
+    fit_steps: int = 0
+    """Gradient steps on every layer's rows alone, after the closed form."""
+    fit_learning_rate: float = 2e-3
+    """Learning rate of these."""
+    refine_steps: int = 0
+    """Gradient steps end to end on the photographs' rays, over the folded student."""
+    refine_num_rays: int = 512
+    """Rays per such step."""
+    refine_learning_rate: float = 1e-3
+    """Learning rate of these."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Where the rows come from."""
+    seed: int = 0
+    """Seed of rays, draws and batches."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    def main(self) -> None:
+        """Run the command; interrupted, it keeps what is done and continues when called again."""
+        if self.output_dir.exists():
+            raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
+        layerwise = self._layerwise_config()
+        run = load_run(self.load_config, self.device, test_mode="test")
+        teacher = run.pipeline.model
+        if not isinstance(teacher, EUGenNerfModel):
+            raise UsageError(f"{self.load_config}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
+        try:
+            indices = chosen_layers(teacher.fields["fine"], None if self.layers == ("auto",) else self.layers)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if not indices:
+            raise UsageError(f"{self.load_config}: the teacher has no dense layer to replace, expected at least one")
+        progress = DistillProgress.open(self.output_dir, self._settings(run))
+        try:
+            self._distil(run, teacher, indices, layerwise, progress)
+        except KeyboardInterrupt:
+            CONSOLE.print(f"interrupted; what is done is kept in {progress.path}, the same command continues from it")
+            raise
+        progress.remove()
+
+    def _distil(
+        self,
+        run: Run,
+        teacher: EUGenNerfModel,
+        indices: tuple[int, ...],
+        layerwise: LayerwiseConfig,
+        progress: "DistillProgress",
+    ) -> None:
+        config = dataclasses.replace(
+            run.config.pipeline.model,
+            layer=LayerConfig("eugen", layerwise.layer),
+            replaced_layers=indices,
+        )
+        fields = self._solve(run, teacher, indices, layerwise, progress)
+        counts = {"teacher": _count(teacher.fields), "student": _count(fields)}
+        student = self._student(run, config, fields)
+        if self.refine_steps:
+            config.merged = True
+            self._refine(run, student, progress)
+        counts["folded"] = _count(fold(student.fields))
+        if not self.refine_steps:
+            student = self._student(run, config, fields)
+        self._save(run, config, student, progress, counts)
+
+    def _solve(
+        self,
+        run: Run,
+        teacher: EUGenNerfModel,
+        indices: tuple[int, ...],
+        layerwise: LayerwiseConfig,
+        progress: "DistillProgress",
+    ) -> nn.ModuleDict:
+        """The fields with their layers replaced, one after the other; finished ones come from the progress file."""
+        needed = max(rows_needed(layerwise.layer, teacher.fields["fine"].trunk[i][0].in_features) for i in indices)
+        fields = progress.restore_layers(teacher.fields, lambda trunk, i: _empty_block(trunk[i][0], layerwise.layer))
+        todo = [(name, i) for name in fields for i in indices if f"{name}.trunk.{i}" not in progress.layers]
+        if not todo:
+            return fields
+        start = time.perf_counter()
+        rows = sample_rows(run.pipeline.datamanager, teacher, self.sampling, needed, self.seed)
+        progress.seconds["sample"] += time.perf_counter() - start
+        with _progress_bar() as bar:
+            steps = max(self.fit_steps, 1)
+            task = bar.add_task("distilling layers", total=steps * len(todo))
+            for number, (name, index) in enumerate(todo):
+                bar.update(task, description=f"distilling {name}.trunk.{index}", completed=steps * number)
+                generator = torch.Generator().manual_seed(hash_seed(self.seed, name, index))
+                start = time.perf_counter()
+                try:
+                    report = replace_layer(
+                        teacher.fields[name],
+                        fields[name],
+                        index,
+                        rows[name],
+                        layerwise,
+                        generator,
+                        lambda: bar.advance(task),
+                    )
+                except ValueError as error:
+                    raise UsageError(f"{self.load_config}: {name}: {error}") from None
+                progress.seconds["fit" if self.fit_steps else "solve"] += time.perf_counter() - start
+                entry = {
+                    "name": f"{name}.trunk.{index}",
+                    "num_features": self.num_features,
+                    "order": self.order,
+                    "rows": report.rows,
+                    "relative_error": report.relative_error,
+                }
+                progress.add_layer(entry, fields[name].trunk[index])
+        return fields
+
+    def _refine(self, run: Run, student: EUGenNerfModel, progress: "DistillProgress") -> None:
+        """Polish the folded student on the photographs' rays, in place."""
+        student.fields = fold(student.fields)
+        manager = run.pipeline.datamanager
+        manager.train_pixel_sampler.set_num_rays_per_batch(self.refine_num_rays)
+        validation = self._batch(manager, 1, VALIDATION_RAYS)
+
+        def train_loss(step: int) -> Tensor:
+            rays, batch = self._batch(manager, 2 + step, self.refine_num_rays)
+            torch.manual_seed(hash_seed(self.seed, "jitter", step))
+            return sum(student.train().get_loss_dict(student(rays), batch).values(), torch.zeros(()))
+
+        def validation_loss() -> float:
+            rays, batch = validation
+            with torch.no_grad():
+                return float(student.eval().get_loss_dict(student(rays), batch)["rgb_loss_fine"])
+
+        state = progress.restore_refine(student)
+        config = RefineConfig(steps=self.refine_steps, learning_rate=self.refine_learning_rate)
+        with _progress_bar() as bar:
+            task = bar.add_task("refining end to end", total=self.refine_steps, completed=state.step)
+            start = time.perf_counter()
+
+            def on_step(state: RefineState) -> None:
+                nonlocal start
+                bar.update(task, completed=state.step)
+                if state.step % config.check_every == 0:
+                    progress.seconds["refine"] += time.perf_counter() - start
+                    start = time.perf_counter()
+                    progress.save_refine(student, state)
+
+            try:
+                refine(student, train_loss, validation_loss, config, state, on_step)
+            except ValueError as error:
+                raise UsageError(f"{self.load_config}: --refine-steps: {error}") from None
+            progress.seconds["refine"] += time.perf_counter() - start
+
+    def _batch(self, manager: Any, number: int, num_rays: int) -> tuple[Any, dict[str, Tensor]]:
+        """Training batch `number`: the same rays whenever it is asked for."""
+        torch.manual_seed(hash_seed(self.seed, "batch", number))
+        manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
+        return manager.next_train(number)
+
+    def _student(self, run: Run, config: EUGenNerfModelConfig, fields: nn.ModuleDict) -> EUGenNerfModel:
+        """A model of the student's configuration with these fields."""
+        dataset = run.pipeline.datamanager.train_dataset
+        student = config.setup(scene_box=dataset.scene_box, num_train_data=len(dataset), metadata=dataset.metadata)
+        student.fields.load_state_dict(fields.state_dict())
+        return student.to(run.pipeline.model.device).eval()
+
+    def _save(
+        self,
+        run: Run,
+        config: EUGenNerfModelConfig,
+        student: EUGenNerfModel,
+        progress: "DistillProgress",
+        counts: dict[str, int],
+    ) -> None:
+        run.config.pipeline.model = config
+        state = {f"_model.{key}": value for key, value in student.state_dict().items()}
+        save_run(run.config, state, run.step, self.output_dir)
+        result = {"layers": progress.reports, "num_parameters": counts, "seconds": dict(progress.seconds)}
+        write_whole(self.output_dir / "distill.json", json.dumps(result, indent=2) + "\n")
+        _print_result(result)
+        CONSOLE.print(f"wrote {self.output_dir}/config.yml and distill.json", soft_wrap=True)
+
+    def _layerwise_config(self) -> LayerwiseConfig:
+        for name in ("fit_steps", "refine_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name.replace('_', '-')}: is {getattr(self, name)}, expected 0 or more")
+        try:
+            layer = EUGenConfig(num_features=self.num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return LayerwiseConfig(
+            layer=layer, start=self.projection, fit_steps=self.fit_steps, fit_learning_rate=self.fit_learning_rate
+        )
+
+    def _settings(self, run: Run) -> dict[str, Any]:
+        """What has to be the same for an interrupted run to be continued."""
+        settings = dataclasses.asdict(self)
+        for key in ("load_config", "output_dir", "device"):
+            settings.pop(key)
+        stat = run.checkpoint.stat()
+        return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}
+
+
+def hash_seed(*parts: Any) -> int:
+    """A seed for each thing that is drawn, the same in every process."""
+    return zlib.crc32(repr(parts).encode())
+
+
+def _empty_block(dense: nn.Linear, config: EUGenConfig) -> nn.Sequential:
+    return make_layer(config, dense.in_features, dense.out_features)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _progress_bar() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=CONSOLE)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    table = Table("layer", "m", "k", "rows", "relative error", title="distilled layers")
+    for layer in result["layers"]:
+        table.add_row(
+            layer["name"],
+            str(layer["num_features"]),
+            str(layer["order"]),
+            f"{layer['rows']:,}",
+            f"{layer['relative_error']:.4f}",
+        )
+    CONSOLE.print(table)
+    counts = result["num_parameters"]
+    CONSOLE.print(
+        f"parameters: teacher {counts['teacher']:,}, student {counts['student']:,}, "
+        f"folded {counts['folded']:,} ({counts['folded'] / counts['teacher']:.3f} of the teacher's)"
+    )
+    CONSOLE.print("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["seconds"].items()))

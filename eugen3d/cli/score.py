@@ -1,0 +1,79 @@
+"""`eugen3d score`: quality, size and speed of runs, side by side on the same views."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from eugen3d.cli.comparison import Comparison, ComparisonConfig
+from eugen3d.cli.files import write_whole
+from eugen3d.cli.formats import relative_cells
+from eugen3d.cli.renders import RenderStore, encode_png, to_bytes
+from eugen3d.cli.report import ReportView, write_report
+from eugen3d.cli.runs import UsageError
+from eugen3d.cli.views import choose_evenly
+
+
+@dataclass
+class Score(ComparisonConfig):
+    """Compare runs on the same views: PSNR, SSIM, LPIPS, parameters, FLOPs and seconds per frame of the folded models."""
+
+    output: Path = Path("score.json")
+    """The result file. Renders are kept beside it, and a second call goes on from them."""
+    report: Path | None = None
+    """An HTML page with pictures and plots, complete in itself."""
+    report_images: int = 12
+    """How many views the page shows, evenly chosen."""
+
+    def main(self) -> None:
+        """Run the command."""
+        self.check()
+        console = Console()
+        comparison = Comparison(self, RenderStore(self.output.parent / f"{self.output.stem}_renders"), console)
+        result = comparison.run()
+        write_whole(self.output, json.dumps(result, indent=2) + "\n")
+        if self.report:
+            write_report(self.report, result, _report_views(comparison, self.report_images))
+        console.print(_table(result))
+        for reason in sorted({entry["lpips_reason"] for entry in result["runs"]} - {None}):
+            console.print(f"LPIPS was not measured: {reason}", style="yellow", highlight=False)
+        for path in filter(None, (self.output, self.report)):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+    def check(self) -> None:
+        """Refuse settings that cannot be used, before anything is loaded."""
+        super().check()
+        if self.report_images < 1:
+            raise UsageError(f"--report-images {self.report_images}: expected at least 1")
+        for flag, path in (("output", self.output), ("report", self.report)):
+            if path is not None and path.is_dir():
+                raise UsageError(f"--{flag} {path}: is a folder, expected a file's name")
+
+
+def _report_views(comparison: Comparison, num_images: int) -> list[ReportView]:
+    """Some of the views with their pictures, evenly chosen."""
+    views, first = [], comparison.views[0]
+    for position in choose_evenly(len(comparison.indices), min(num_images, len(comparison.indices))):
+        index = comparison.indices[position]
+        file = first.files[index]
+        reference = encode_png(to_bytes(comparison.blended(0, first.reference(index))))
+        renders = [comparison.store.picture_path(name, file).read_bytes() for name in comparison.names]
+        views.append(ReportView(file, reference, renders))
+    return views
+
+
+def _table(result: dict[str, Any]) -> Table:
+    width, height = result["resolution"]
+    views = len(result["runs"][0]["images"])
+    title = f"{result['scene']}: {views} {result['split']} views, {width} x {height}, {result['background_color']}"
+    table = Table(title=title, caption=f"{result['device']}, {result['precision']}; speed relative to the first run")
+    cells = [relative_cells(run, result["runs"][0]) for run in result["runs"]]
+    table.add_column("run")
+    for heading in cells[0]:
+        table.add_column(heading, justify="right")
+    for run, row in zip(result["runs"], cells, strict=True):
+        table.add_row(run["name"], *("\n".join(filter(None, cell)) for cell in row.values()))
+    return table

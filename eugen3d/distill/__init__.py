@@ -1,0 +1,19 @@
+"""Distillation: from a teacher's rays to a student of EUGen layers, in closed form first, by gradients where asked."""
+
+from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, chosen_layers, replace_layer, rows_needed
+from eugen3d.distill.rays import RaySamples, Rows, draw_rows
+from eugen3d.distill.refine import RefineConfig, RefineState, refine
+
+__all__ = [
+    "LayerReport",
+    "LayerwiseConfig",
+    "RaySamples",
+    "RefineConfig",
+    "RefineState",
+    "Rows",
+    "chosen_layers",
+    "draw_rows",
+    "refine",
+    "replace_layer",
+    "rows_needed",
+]

@@ -1,0 +1,264 @@
+"""Replace the layers of a field one after the other, each solved on what the student before it really outputs.
+
+The targets of layer i are the teacher's outputs, its inputs are the student's: a layer makes up for the errors of
+those before it as far as it can. Three depths of effort: a closed form, gradient steps on that layer's rows alone
+followed by the closed form of its readout once more, and (elsewhere) end-to-end refinement.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eugen3d.distill.moments import Covariances, Moments
+from eugen3d.distill.rays import Rows
+from eugen3d.distill.solve import pick_columns, reduced_rank_regression, relative_residual, solve_readout
+from eugen3d.layers import EUGenConfig, EUGenLinear, make_activation
+
+Start = Literal["picked", "orthogonal", "gaussian", "rademacher"]
+
+CHUNK_ROWS = 1 << 14
+HELD_OUT = 8  # one row in so many is kept for the relative error
+
+
+class LayeredField(Protocol):
+    """What a field has to offer: a trunk of hidden layers that can be evaluated one by one."""
+
+    trunk: nn.ModuleList
+
+    def encode_position(self, x: Tensor, /) -> Tensor:
+        """Encoded positions."""
+        ...
+
+    def trunk_input(self, index: int, encoded: Tensor, hidden: Tensor) -> Tensor:
+        """What trunk layer `index` sees."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerwiseConfig:
+    """How every layer is found."""
+
+    layer: EUGenConfig = field(default_factory=lambda: EUGenConfig(use_norm=False))
+    """The layer that stands for a dense layer and its ReLU."""
+    start: Start = "picked"
+    """Where projections come from when phi is not the identity: the teacher's own neurons, or a random draw."""
+    fit_steps: int = 0
+    """Gradient steps on the layer's rows after the closed form; 0 for none."""
+    fit_batch_rows: int = 2048
+    """Rows per gradient step."""
+    fit_learning_rate: float = 2e-3
+    """Adam's, decayed to zero along a cosine."""
+
+    def __post_init__(self) -> None:
+        if self.start not in get_args(Start):
+            raise ValueError(f"projection {self.start!r} is unknown, expected one of {', '.join(get_args(Start))}")
+
+
+@dataclass
+class LayerReport:
+    """How one layer was replaced."""
+
+    index: int
+    rows: int
+    relative_error: float
+    """‖student's output − teacher's‖ / ‖teacher's‖ of this layer, on rows that no solve saw."""
+
+
+def rows_needed(config: EUGenConfig, in_features: int) -> int:
+    """Rows below which a layer's closed form is under-determined, four a unknown of one output."""
+    return 4 * (max(config.order * config.num_features, in_features) + 1) * HELD_OUT // (HELD_OUT - 1)
+
+
+@torch.no_grad()
+def replace_layer(
+    teacher: LayeredField,
+    student: LayeredField,
+    index: int,
+    rows: Rows,
+    config: LayerwiseConfig,
+    generator: torch.Generator,
+    on_step: Callable[[], None] = lambda: None,
+) -> LayerReport:
+    """Replace trunk layer `index` of the student, in place; the layers before it are final, those after are not used.
+
+    Args:
+        teacher: the trained field, dense.
+        student: the same field with its earlier layers already replaced.
+        on_step: called after every gradient step.
+
+    Raises:
+        ValueError: when the rows are too few for the layer, or hold values that are not finite.
+    """
+    dense = teacher.trunk[index][0]
+    if not isinstance(dense, nn.Linear):
+        raise ValueError(f"layer {index} is a {type(dense).__name__}, expected the teacher's dense layer")
+    needed = rows_needed(config.layer, dense.in_features)
+    if len(rows) < needed:
+        raise ValueError(f"{len(rows)} rows for layer {index} with m = {config.layer.num_features}, expected {needed}")
+    held_out = len(rows) // HELD_OUT
+    problem = _LayerProblem(teacher, student, index, rows)
+    moments = problem.moments(slice(held_out, None))
+    if config.layer.phi == "identity":
+        block = _reduced_rank_block(problem, dense, moments, config.layer)
+    else:
+        block = nn.Sequential(_start_layer(dense, moments, config, generator))
+    block = block.to(dense.weight.device, dense.weight.dtype)
+    if config.layer.phi != "identity" or config.layer.order > 1 or config.fit_steps:
+        _solve_block(problem, block, slice(held_out, None))
+    if config.fit_steps:
+        _fit_block(problem, block, slice(held_out, None), config, generator, on_step)
+        _solve_block(problem, block, slice(held_out, None))
+    student.trunk[index] = block.train(student.trunk[index].training)
+    return LayerReport(index, len(rows), problem.relative_error(block, slice(0, held_out)))
+
+
+class _LayerProblem:
+    """The regression of one layer: the student's inputs, the teacher's pre-activations and outputs, by chunks."""
+
+    def __init__(self, teacher: LayeredField, student: LayeredField, index: int, rows: Rows) -> None:
+        self.teacher, self.student, self.index, self.rows = teacher, student, index, rows
+
+    def chunks(self, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """The student's input and the teacher's pre-activation of every chunk of rows."""
+        dense = self.teacher.trunk[self.index][0]
+        for positions in self.rows.positions[part].split(CHUNK_ROWS):
+            yield self._input(self.student, positions), dense(self._input(self.teacher, positions))
+
+    def _input(self, field: LayeredField, positions: Tensor) -> Tensor:
+        encoded = field.encode_position(positions)
+        hidden = encoded
+        for index in range(self.index):
+            hidden = field.trunk[index](field.trunk_input(index, encoded, hidden))
+        return field.trunk_input(self.index, encoded, hidden)
+
+    def moments(self, part: slice) -> "_LayerMoments":
+        """Stream the inputs against the pre-activations, and the outputs against themselves."""
+        linear, outputs = Moments(), Moments()
+        for x, z in self.chunks(part):
+            linear.update(x, z)
+            outputs.update(F.relu(z), z[:, :0])
+        return _LayerMoments(linear.covariances(), outputs.covariances())
+
+    def relative_error(self, block: nn.Module, part: slice) -> float:
+        squares = torch.zeros(2, dtype=torch.float64)
+        for x, z in self.chunks(part):
+            target = F.relu(z).double()
+            squares += torch.stack([(block(x).double() - target).square().sum(), target.square().sum()]).cpu()
+        return float((squares[0] / squares[1]).sqrt())
+
+
+@dataclass
+class _LayerMoments:
+    linear: Covariances
+    outputs: Covariances
+
+
+def _reduced_rank_block(
+    problem: _LayerProblem, dense: nn.Linear, moments: _LayerMoments, config: EUGenConfig
+) -> nn.Sequential:
+    """Φ = identity: the best A G x + b for the pre-activation, and the ReLU outside (activation-aware low rank)."""
+    layer = EUGenLinear.from_config(config, dense.in_features, dense.out_features)
+    rank = min(config.num_features, dense.in_features, dense.out_features)
+    readout, projection, bias = reduced_rank_regression(moments.linear, rank)
+    layer.features.projection.weight[:rank] = projection.to(layer.features.projection.weight)
+    layer.readout.weight.zero_()
+    layer.readout.weight[:, :rank] = readout.to(layer.readout.weight)
+    if layer.readout.bias is None:
+        raise ValueError("the layer has no bias, expected one: it stands for a dense layer with a bias")
+    layer.readout.bias.copy_(bias)
+    return nn.Sequential(layer, make_activation("relu"))
+
+
+def _start_layer(
+    dense: nn.Linear, moments: _LayerMoments, config: LayerwiseConfig, generator: torch.Generator
+) -> EUGenLinear:
+    """A layer whose projections are the teacher's own neurons that span the others best, or a random draw."""
+    settings = config.layer
+    layer = EUGenLinear.from_config(settings, dense.in_features, dense.out_features, generator=generator)
+    projection = layer.features.projection
+    if config.start == "picked":
+        picked = pick_columns(moments.outputs.xx, projection.out_features).cpu()
+        projection.weight[: len(picked)] = dense.weight[picked].to(projection.weight)
+        if projection.bias is not None and dense.bias is not None:
+            projection.bias[: len(picked)] = dense.bias[picked].to(projection.bias)
+    else:  # unit-variance projections of standardised inputs, in the input's own units
+        deviation = moments.linear.xx.diagonal().clamp(min=0).sqrt()
+        scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation, 0.0)
+        projection.weight.mul_(scale.to(projection.weight))
+        if projection.bias is not None:
+            projection.bias.copy_(-(projection.weight.double().cpu() @ moments.linear.mean_x.cpu()))
+    return layer
+
+
+def _solve_block(problem: _LayerProblem, block: nn.Sequential, part: slice) -> None:
+    """Set the readout to the ridge regression of the features that the student's inputs give."""
+    layer = block[0]
+    target = _target_of(block)
+    moments = Moments()
+    for x, z in problem.chunks(part):
+        moments.update(layer.features(x), target(z))
+    covariances = moments.covariances()
+    weight, bias = solve_readout(covariances)
+    before = layer.readout.weight.double(), layer.readout.bias.double()
+    if relative_residual(covariances, weight, bias) <= relative_residual(covariances, *before):
+        layer.readout.weight.copy_(weight)
+        layer.readout.bias.copy_(bias)
+
+
+def _fit_block(
+    problem: _LayerProblem,
+    block: nn.Sequential,
+    part: slice,
+    config: LayerwiseConfig,
+    generator: torch.Generator,
+    on_step: Callable[[], None],
+) -> None:
+    """Adam on projections and readout over this layer's rows alone: the squared error of its output."""
+    inputs, targets = (torch.cat(parts) for parts in zip(*problem.chunks(part), strict=True))
+    targets = F.relu(targets)
+    scale = targets.var(dim=0).mean()
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=config.fit_learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.fit_steps)
+    block.train()
+    for _ in range(config.fit_steps):
+        batch = torch.randint(len(inputs), (config.fit_batch_rows,), generator=generator).to(inputs.device)
+        with torch.enable_grad():
+            loss = F.mse_loss(block(inputs[batch]), targets[batch]) / scale
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        on_step()
+
+
+def _target_of(block: nn.Sequential) -> Callable[[Tensor], Tensor]:
+    """What the layer itself has to give: the pre-activation where the ReLU stands outside, the output otherwise."""
+    return F.relu if len(block) == 1 else nn.Identity()
+
+
+def chosen_layers(field: LayeredField, layers: Sequence[str] | None) -> tuple[int, ...]:
+    """Indices of the trunk layers that `--layers` names.
+
+    Args:
+        layers: indices ("3") or names ("trunk.3"), or None for every layer whose input is as wide as its output: the
+            first layer and the one after the skip connection see the encoded position itself and stay dense.
+
+    Raises:
+        ValueError: naming what did not match and what there is.
+    """
+    dense = {i: block[0] for i, block in enumerate(field.trunk) if isinstance(block[0], nn.Linear)}
+    if layers is None:
+        return tuple(i for i, linear in dense.items() if linear.in_features == linear.out_features)
+    chosen = []
+    for name in layers:
+        index = name.removeprefix("trunk.")
+        if not index.isdigit() or int(index) not in dense:
+            names = ", ".join(f"trunk.{i}" for i in dense)
+            raise ValueError(f"--layers: {name!r} matches none of the teacher's dense layers, expected of {names}")
+        chosen.append(int(index))
+    return tuple(sorted(set(chosen)))

@@ -1,0 +1,61 @@
+"""Rows for distillation: points along a teacher's rays, some drawn by how much they show in the picture.
+
+A teacher's ray has many samples, of which a few carry all the colour. Rows drawn by rendering weight put the fit
+where pixels come from; rows drawn evenly keep it right in empty and hidden space.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class RaySamples:
+    """What a teacher's field saw along a batch of rays."""
+
+    positions: Tensor
+    """Sample positions in scene units, (rays, samples, 3)."""
+    directions: Tensor
+    """Unit view directions, (rays, samples, 3)."""
+    weights: Tensor
+    """Rendering weights, (rays, samples)."""
+
+
+@dataclass
+class Rows:
+    """Points at which a field is distilled, (n, 3) each."""
+
+    positions: Tensor
+    directions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def draw_rows(
+    samples: Iterable[RaySamples], pair_fraction: float, weighted_fraction: float, generator: torch.Generator
+) -> Rows:
+    """Keep a share of the samples of every batch of rays.
+
+    Args:
+        samples: batches; only the rows that are kept stay in memory.
+        pair_fraction: share of the samples that become rows, in (0, 1].
+        weighted_fraction: share of these rows that is drawn by rendering weight, the rest evenly; in [0, 1].
+    """
+    positions, directions = [], []
+    for batch in samples:
+        weights = batch.weights.flatten()
+        count = max(1, round(pair_fraction * len(weights)))
+        weighted = round(weighted_fraction * count) if weights.sum() > 0 else 0
+        chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]
+        if weighted:
+            by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
+            chosen = torch.cat([chosen, by_weight])
+        chosen = chosen.to(batch.positions.device)
+        positions.append(batch.positions.reshape(-1, 3)[chosen])
+        directions.append(batch.directions.reshape(-1, 3)[chosen])
+    order = torch.randperm(sum(map(len, positions)), generator=generator)
+    order = order.to(positions[0].device)
+    return Rows(torch.cat(positions)[order], torch.cat(directions)[order])

@@ -1,0 +1,90 @@
+"""Polish a student end to end by gradient descent, keeping the best state seen."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Settings of the polish."""
+
+    steps: int = 0
+    """Gradient steps; 0 for none."""
+    learning_rate: float = 1e-3
+    """Adam's, after a short warm-up, decayed to a hundredth along a cosine."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate grows from zero."""
+    check_every: int = 50
+    """Steps between measurements of the validation loss, on which the best state is chosen."""
+
+
+@dataclass
+class RefineState:
+    """Where a polish stands; plain tensors and numbers, so that it can be saved and resumed."""
+
+    step: int = 0
+    optimizer: dict[str, Any] | None = None
+    best_loss: float = math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def refine(
+    student: nn.Module,
+    train_loss: Callable[[int], Tensor],
+    validation_loss: Callable[[], float],
+    config: RefineConfig,
+    state: RefineState | None = None,
+    on_step: Callable[[RefineState], None] = lambda state: None,
+) -> RefineState:
+    """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included.
+
+    Args:
+        train_loss: the loss of training batch number `step`. It has to depend on the number alone, so that a resumed
+            polish goes on as if it had not been interrupted.
+        validation_loss: the loss on held-out rays, without gradients.
+        state: of an interrupted polish, together with the student as it was then.
+        on_step: called after every step with the state, whose optimizer entry is live.
+
+    Raises:
+        ValueError: when the loss is not finite.
+    """
+    state = state or RefineState()
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+    if state.optimizer is not None:
+        optimizer.load_state_dict(state.optimizer)
+    if not state.best:
+        _check(student, validation_loss, state)
+    while state.step < config.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(state.step, config)
+        loss = train_loss(state.step)
+        if not loss.isfinite():
+            raise ValueError(f"the loss of step {state.step} is {loss.item()}, expected a finite one")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state.step += 1
+        if state.step % config.check_every == 0 or state.step == config.steps:
+            _check(student, validation_loss, state)
+        state.optimizer = optimizer.state_dict()
+        on_step(state)
+    student.load_state_dict(state.best)
+    return state
+
+
+def _rate(step: int, config: RefineConfig) -> float:
+    warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+
+
+def _check(student: nn.Module, validation_loss: Callable[[], float], state: RefineState) -> None:
+    loss = validation_loss()
+    if loss < state.best_loss:
+        state.best_loss, state.best = loss, copy.deepcopy(student.state_dict())

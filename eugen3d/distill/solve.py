@@ -1,0 +1,84 @@
+"""Closed forms over streamed moments, all in float64.
+
+- `solve_readout`: ridge regression, the output matrix of features that are given (EUGens 2025, appendix on
+  distillation: Ŵ = (ΦᵀΦ + λI)⁻¹ΦᵀY).
+- `reduced_rank_regression`: the best W of a given rank (Izenman 1975); applied to a layer's pre-activations this is
+  activation-aware low rank.
+- `pick_columns`: which neurons span the others best, by pivoted Cholesky factorisation of their covariance, which is
+  column-pivoted QR of their activations (interpolative decomposition; Chee et al. 2022 prune networks this way).
+"""
+
+import torch
+from torch import Tensor
+
+from eugen3d.distill.moments import Covariances
+
+RIDGE = 1e-7
+
+
+def solve_readout(moments: Covariances, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """W (q, p) and b (q,) that minimise Σ‖W x + b − y‖² + λ n ‖W D‖², D the standard deviations of x.
+
+    The inputs are standardised first, so that λ = ridge has the same meaning for every feature; a feature that
+    never varies gets the weight zero.
+    """
+    deviations = moments.xx.diagonal().clamp(min=0).sqrt()
+    scale = torch.where(deviations > 1e-12 * deviations.max().clamp(min=1e-300), 1 / deviations, 0.0)
+    correlation = moments.xx * torch.outer(scale, scale)
+    correlation.diagonal().add_(ridge + (scale == 0).double())
+    cross = moments.xy * scale[:, None]
+    factor, failed = torch.linalg.cholesky_ex(correlation)
+    if failed:  # numerically singular at this ridge: the pseudo-inverse drops the empty directions
+        solution = torch.linalg.pinv(correlation, hermitian=True, rtol=1e-12) @ cross
+    else:
+        solution = torch.cholesky_solve(cross, factor)
+    weight = (solution * scale[:, None]).T
+    return weight, moments.mean_y - weight @ moments.mean_x
+
+
+def reduced_rank_regression(moments: Covariances, rank: int, ridge: float = RIDGE) -> tuple[Tensor, Tensor, Tensor]:
+    """A (q, rank), G (rank, p) and b (q,) that minimise Σ‖A G x + b − y‖².
+
+    The rows of G give uncorrelated projections of unit variance, strongest first.
+    """
+    full, _ = solve_readout(moments, ridge)
+    fitted = full @ moments.xx @ full.T
+    _, vectors = torch.linalg.eigh((fitted + fitted.T) / 2)
+    basis = vectors[:, -rank:].flip(1)
+    projection = basis.T @ full
+    spread = (projection @ moments.xx @ projection.T).diagonal().clamp(min=0).sqrt()
+    scale = torch.where(spread > 0, spread, torch.ones_like(spread))
+    readout = basis * scale
+    projection = projection / scale[:, None]
+    return readout, projection, moments.mean_y - readout @ (projection @ moments.mean_x)
+
+
+def pick_columns(covariance: Tensor, count: int) -> Tensor:
+    """Indices of the `count` variables that leave the least variance of all of them unexplained, greedily.
+
+    Pivoted Cholesky of a covariance (q, q): each step takes the variable with the largest variance that those taken
+    before do not explain. Stops early where nothing is left to explain, so fewer indices may come back.
+    """
+    residual = covariance.diagonal().clone()
+    floor = residual.max() * 1e-12
+    factor = covariance.new_zeros(len(covariance), count)
+    picked: list[int] = []
+    for step in range(min(count, len(covariance))):
+        pivot = int(residual.argmax())
+        if residual[pivot] <= floor:
+            break
+        column = covariance[:, pivot] - factor[:, :step] @ factor[pivot, :step]
+        factor[:, step] = column / residual[pivot].sqrt()
+        residual = (residual - factor[:, step] ** 2).clamp(min=0)
+        residual[picked] = 0
+        residual[pivot] = 0
+        picked.append(pivot)
+    return torch.tensor(picked, dtype=torch.long)
+
+
+def relative_residual(moments: Covariances, weight: Tensor, bias: Tensor) -> float:
+    """‖W x + b − y‖ / ‖y‖ over the rows of the moments."""
+    offset = weight @ moments.mean_x + bias - moments.mean_y
+    residual = (weight @ moments.xx @ weight.T - 2 * weight @ moments.xy + moments.yy).trace() + offset @ offset
+    total = moments.yy.trace() + moments.mean_y @ moments.mean_y
+    return float((residual.clamp(min=0) / total.clamp(min=1e-300)).sqrt())

@@ -1,0 +1,83 @@
+"""Seeds, and the small models and scenes that the tests share."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio.v3 as iio
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from eugen3d.fields import NerfFieldConfig
+from eugen3d.layers import EUGenConfig, LayerConfig
+
+torch.set_num_threads(1)  # the tensors are tiny: a second thread costs more than it computes
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Every test starts from the same random state, whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No run-time type checks, as users run the code: wrong values reach its own errors, and it can be compiled."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def field_config() -> NerfFieldConfig:
+    """A field of three layers with a skip, two of them EUGen layers of order 1 with the norm."""
+    return NerfFieldConfig(
+        num_layers=3,
+        layer_width=24,
+        view_width=12,
+        skip=2,
+        num_position_frequencies=2,
+        num_direction_frequencies=1,
+        layer=LayerConfig("eugen", EUGenConfig(num_features=5)),
+        replaced_layers=(1, 2),
+    )
+
+
+@pytest.fixture
+def blender_scene(tmp_path: Path) -> Path:
+    """A scene in Blender's layout: 4 train, 2 val and 2 test views, 16 x 16 RGBA, a disc on a transparent ground."""
+    scene = tmp_path / "disc"
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        (scene / split).mkdir(parents=True)
+        frames = []
+        for index in range(count):
+            iio.imwrite(scene / split / f"r_{index}.png", disc_image(index))
+            pose = pose_on_circle(2 * math.pi * index / count)
+            frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose.tolist()})
+        meta = {"camera_angle_x": 0.7, "frames": frames}
+        (scene / f"transforms_{split}.json").write_text(json.dumps(meta))
+    return scene
+
+
+def disc_image(index: int) -> np.ndarray:
+    """A disc of radius 5 pixels, (16, 16, 4) uint8, whose colour tells the views apart."""
+    rows, columns = np.mgrid[:16, :16] - 7.5
+    image = np.zeros((16, 16, 4), np.uint8)
+    image[rows**2 + columns**2 < 25] = (200, 40 * index, 90, 255)
+    return image
+
+
+def pose_on_circle(azimuth: float, radius: float = 4.0) -> np.ndarray:
+    """Camera to world, (4, 4), OpenGL axes, on a circle around the z axis and looking at its middle."""
+    back = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
+    up = np.array([0.0, 0.0, 1.0])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([np.cross(up, back), up, back], axis=1)
+    pose[:3, 3] = radius * back
+    return pose

@@ -1,0 +1,177 @@
+"""Scenes of either layout, and what is said about those that cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from eugen3d.datasets import SceneDataManagerConfig, SceneDataParserConfig, SceneError
+from eugen3d.datasets.datamanager import SceneDataManager
+
+
+def parse(scene: Path, split: str = "train", **options: Any):
+    return SceneDataParserConfig(data=scene, **options).setup().get_dataparser_outputs(split=split)
+
+
+def load(scene: Path, **options: Any) -> SceneDataManager:
+    config = SceneDataManagerConfig(
+        dataparser=SceneDataParserConfig(data=scene), train_num_rays_per_batch=64, eval_num_rays_per_batch=16, **options
+    )
+    return config.setup(device="cpu", test_mode="test", world_size=1, local_rank=0)
+
+
+@pytest.fixture
+def nerfstudio_scene(blender_scene: Path) -> Path:
+    """The same views in nerfstudio's layout, with a camera file and no split lists."""
+    frames = json.loads((blender_scene / "transforms_train.json").read_text())["frames"]
+    for frame in frames:
+        frame["file_path"] = frame["file_path"][2:] + ".png"
+    camera = {"camera_model": "OPENCV", "fl_x": 22.0, "fl_y": 22.0, "cx": 8.0, "cy": 8.0, "w": 16, "h": 16}
+    (blender_scene / "transforms.json").write_text(json.dumps(camera | {"frames": frames}))
+    for split in ("train", "val", "test"):
+        (blender_scene / f"transforms_{split}.json").unlink()
+    return blender_scene
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 4), ("val", 2), ("test", 2)])
+def test_blender_layout(blender_scene: Path, split: str, count: int) -> None:
+    outputs = parse(blender_scene, split)
+    assert [path.name for path in outputs.image_filenames] == [f"r_{index}.png" for index in range(count)]
+    assert {path.parent for path in outputs.image_filenames} == {blender_scene / split}
+    focal_length = 8 / np.tan(0.35)
+    assert outputs.cameras.fx.flatten().tolist() == pytest.approx([focal_length] * count)
+    centres = outputs.cameras.camera_to_worlds[:, :, 3]
+    torch.testing.assert_close(centres.norm(dim=1), torch.full((count,), 4.0))
+
+
+def test_alpha_is_kept(blender_scene: Path) -> None:
+    manager = load(blender_scene)
+    image = manager.train_dataset[1]["image"]
+    on_disk = torch.from_numpy(iio.imread(blender_scene / "train" / "r_1.png")) / 255
+    assert image.shape == (16, 16, 4)
+    torch.testing.assert_close(image.float(), on_disk)
+    _, batch = manager.next_train(0)
+    assert batch["image"].shape == (64, 4)
+
+
+def test_nerfstudio_layout(nerfstudio_scene: Path) -> None:
+    train, test = (parse(nerfstudio_scene, split, train_split_fraction=0.75) for split in ("train", "test"))
+    assert len(train.image_filenames) == 3 and len(test.image_filenames) == 1
+    assert all(path.exists() for path in (*train.image_filenames, *test.image_filenames))
+    assert train.cameras.fx.flatten().tolist() == [22.0] * 3
+    everything = parse(nerfstudio_scene / "transforms.json", eval_mode="all")
+    assert len(everything.image_filenames) == 4
+
+
+def test_frames_without_their_image_are_left_out_and_counted(
+    nerfstudio_scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (nerfstudio_scene / "train" / "r_1.png").unlink()
+    outputs = parse(nerfstudio_scene, eval_mode="all")
+    assert [path.name for path in outputs.image_filenames] == ["r_0.png", "r_2.png", "r_3.png"]
+    assert "left out 1 of 4 frames" in " ".join(capsys.readouterr().out.split())
+
+
+def test_split_lists_are_followed_and_lose_what_is_missing(nerfstudio_scene: Path) -> None:
+    path = nerfstudio_scene / "transforms.json"
+    meta = json.loads(path.read_text())
+    names = [frame["file_path"] for frame in meta["frames"]]
+    splits = {"train_filenames": names[:3], "val_filenames": names[3:], "test_filenames": names[3:]}
+    path.write_text(json.dumps(meta | splits))
+    (nerfstudio_scene / names[1]).unlink()
+    assert [path.name for path in parse(nerfstudio_scene).image_filenames] == ["r_0.png", "r_2.png"]
+    assert [path.name for path in parse(nerfstudio_scene, "test").image_filenames] == ["r_3.png"]
+
+
+def test_no_image_at_all_is_an_error(nerfstudio_scene: Path) -> None:
+    shutil.rmtree(nerfstudio_scene / "train")
+    with pytest.raises(SceneError, match=r"transforms\.json: none of its 4 images was found"):
+        parse(nerfstudio_scene)
+
+
+def break_json(scene: Path) -> str:
+    (scene / "transforms_train.json").write_text("{")
+    return "transforms_train.json: cannot be read as JSON"
+
+
+def remove_transforms(scene: Path) -> str:
+    (scene / "transforms_train.json").unlink()
+    return "found neither transforms_train.json (Blender layout) nor transforms.json"
+
+
+def remove_image(scene: Path) -> str:
+    (scene / "train" / "r_2.png").unlink()
+    return "r_2.png: not found, but transforms_train.json lists it"
+
+
+def remove_key(scene: Path) -> str:
+    path = scene / "transforms_train.json"
+    path.write_text(json.dumps({"frames": json.loads(path.read_text())["frames"]}))
+    return "transforms_train.json: has no 'camera_angle_x'"
+
+
+def remove_pose(scene: Path) -> str:
+    path = scene / "transforms_train.json"
+    meta = json.loads(path.read_text())
+    del meta["frames"][1]["transform_matrix"]
+    path.write_text(json.dumps(meta))
+    return "transforms_train.json: frame 1 has no 'transform_matrix'"
+
+
+def remove_frames(scene: Path) -> str:
+    (scene / "transforms_train.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": []}))
+    return "transforms_train.json: 'frames' is no list of frames, or an empty one"
+
+
+def break_list(scene: Path) -> str:
+    (scene / "transforms_train.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": 3}))
+    return "transforms_train.json: 'frames' is no list of frames, or an empty one"
+
+
+def break_first_image(scene: Path) -> str:
+    (scene / "train" / "r_0.png").write_bytes(b"no image")
+    return "r_0.png: cannot be read as an image"
+
+
+def truncate_image(scene: Path) -> str:
+    path = scene / "train" / "r_1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return "r_1.png: cannot be read as an image"
+
+
+def remove_scene(scene: Path) -> str:
+    shutil.rmtree(scene)
+    return "not found, expected a scene folder"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_json,
+        remove_transforms,
+        remove_image,
+        remove_key,
+        remove_pose,
+        remove_frames,
+        break_list,
+        break_first_image,
+        truncate_image,
+        remove_scene,
+    ],
+)
+def test_a_damaged_scene_ends_in_one_line_that_names_the_file(
+    blender_scene: Path, damage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = damage(blender_scene)
+    with pytest.raises(SystemExit) as stop:
+        load(blender_scene)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    complaint = [line for line in lines if line.startswith("error: ")]
+    assert len(complaint) == 1 and lines[-1] == complaint[0]
+    assert message in complaint[0] and str(blender_scene) in complaint[0]

@@ -1,0 +1,233 @@
+"""Folding keeps the function and lowers the cost."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, convert, fold
+from eugen3d.fields import NerfField, NerfFieldConfig
+from eugen3d.layers import EUGenFeatures, compose, fold_sequential, push_readout
+from eugen3d.layers.features import Phi
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """The module with every parameter drawn anew: norm columns and biases start at zero, where folding is easy."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return module
+
+
+def num_products(module: nn.Module) -> int:
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+@torch.no_grad()
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def eugen(
+    in_features: int, out_features: int, order: int, use_norm: bool, phi: Phi = "relu", bias: bool = True
+) -> nn.Module:
+    return EUGenLinear(in_features, out_features, 4, order, phi, use_norm, bias=bias)
+
+
+CHAINS: dict[str, Callable[[int, bool], nn.Sequential]] = {
+    "eugen-eugen-linear": lambda k, norm: nn.Sequential(
+        eugen(6, 24, k, norm), eugen(24, 24, k, norm), nn.Linear(24, 5)
+    ),
+    "eugen-relu-eugen-eugen": lambda k, norm: nn.Sequential(
+        eugen(6, 24, k, norm), nn.ReLU(), eugen(24, 24, k, norm), eugen(24, 5, k, norm)
+    ),
+    "no biases": lambda k, norm: nn.Sequential(
+        eugen(6, 24, k, norm, bias=False), eugen(24, 24, k, norm, bias=False), nn.Linear(24, 5, bias=False)
+    ),
+    "identity phi": lambda k, norm: nn.Sequential(
+        eugen(6, 24, k, norm, "identity"), eugen(24, 24, k, norm, "identity"), nn.Linear(24, 5)
+    ),
+    "nested": lambda k, norm: nn.Sequential(
+        nn.Sequential(eugen(6, 24, k, norm)), nn.Sequential(nn.Identity(), eugen(24, 24, k, norm), nn.Linear(24, 5))
+    ),
+    "linear-linear": lambda k, norm: nn.Sequential(nn.Linear(6, 24), nn.Linear(24, 5), eugen(5, 24, k, norm)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("use_norm", [True, False])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_folded_chain_computes_the_same_with_fewer_products(
+    chain: str, order: int, use_norm: bool, dtype: torch.dtype
+) -> None:
+    model = randomised(CHAINS[chain](order, use_norm)).to(dtype)
+    folded = fold(copy.deepcopy(model))
+    x = torch.randn(50, 6, dtype=dtype)
+    assert relative_error(folded(x), model(x)) < TOLERANCE[dtype]
+    assert num_products(folded) < num_products(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("use_norm", [True, False])
+@pytest.mark.parametrize("phi", ["identity", "relu"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_fold_after_convert_computes_the_same(order: int, phi, use_norm: bool, dtype: torch.dtype) -> None:
+    dense = nn.Sequential(nn.Linear(6, 32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).to(dtype)
+    config = EUGenConfig(num_features=4, order=order, phi=phi, use_norm=use_norm)
+    converted = randomised(convert(copy.deepcopy(dense), config))
+    folded = fold(copy.deepcopy(converted))
+    x = torch.randn(50, 6, dtype=dtype)
+    assert relative_error(folded(x), converted(x)) < TOLERANCE[dtype]
+    assert num_products(folded) < num_products(converted)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_folding_twice_equals_folding_once(chain: str) -> None:
+    once = fold(randomised(CHAINS[chain](2, True)))
+    twice = fold(copy.deepcopy(once))
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    for name, value in once.state_dict().items():
+        assert torch.equal(value, twice.state_dict()[name])
+
+
+def test_a_chain_folds_to_the_width_of_its_features() -> None:
+    folded = fold(CHAINS["eugen-eugen-linear"](2, False))
+    assert isinstance(folded, nn.Sequential)
+    assert [type(atom).__name__ for atom in folded] == ["EUGenFeatures", "EUGenFeatures", "Linear"]
+    assert [value.shape for name, value in folded.named_parameters() if "weight" in name] == [(8, 6), (8, 8), (5, 8)]
+
+
+def test_the_norm_of_a_value_that_is_never_formed() -> None:
+    """‖W φ + b‖ from its triangular factor, whose rows are no more than the features and a constant."""
+    producer, consumer = nn.Linear(4, 24), EUGenFeatures(24, 3, use_norm=True, phi="identity")
+    randomised(nn.ModuleList([producer, consumer]))
+    composed = compose(consumer, producer)
+    assert isinstance(composed, EUGenFeatures) and composed.norm_factor is not None
+    assert composed.norm_factor.weight.shape == (5, 4)
+    phi = torch.randn(10, 4)
+    torch.testing.assert_close(composed.norm_factor(phi).norm(dim=1), producer(phi).norm(dim=1))
+    torch.testing.assert_close(composed(phi), consumer(producer(phi)))
+
+
+def test_composing_within_columns_leaves_the_others() -> None:
+    inner, outer = randomised(nn.Linear(3, 24).double()), randomised(nn.Linear(24 + 2, 4).double())
+    assert isinstance(inner, nn.Linear)
+    composed = compose(outer, inner, slice(2, None))
+    kept, x = torch.randn(10, 2).double(), torch.randn(10, 3).double()
+    expected = outer(torch.cat([kept, inner(x)], dim=1))
+    torch.testing.assert_close(composed(torch.cat([kept, x], dim=1)), expected)
+
+
+def test_what_would_cost_more_stays_as_it_is() -> None:
+    chain = nn.Sequential(nn.Linear(32, 2), nn.Linear(2, 32))
+    folded = fold(copy.deepcopy(chain))
+    assert folded.state_dict().keys() == chain.state_dict().keys()
+    assert num_products(folded) == num_products(chain)
+
+
+def test_an_activation_is_not_folded_across() -> None:
+    producer, consumer = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Sequential(nn.Linear(8, 2))
+    assert not push_readout(producer, [(consumer, slice(None))])
+    assert len(producer) == 2 and len(consumer) == 1
+    assert not push_readout(consumer, [(producer[1:], slice(None))])
+
+
+def test_a_producer_with_two_consumers_folds_into_both() -> None:
+    producer = randomised(nn.Sequential(eugen(6, 24, 1, False)))
+    consumers = [randomised(nn.Sequential(nn.Linear(24, width))) for width in (1, 3)]
+    x = torch.randn(10, 6)
+    expected = [consumer(producer(x)) for consumer in consumers]
+    fold_sequential(producer)  # pyright: ignore[reportArgumentType]
+    assert push_readout(producer, [(consumer, slice(None)) for consumer in consumers])  # pyright: ignore
+    assert producer(x).shape == (10, 4)
+    for consumer, y in zip(consumers, expected, strict=True):
+        torch.testing.assert_close(consumer(producer(x)), y)
+
+
+def test_a_root_layer_comes_back_replaced() -> None:
+    layer = EUGenLinear(6, 24, 4, phi="identity", use_norm=False).eval()
+    x = torch.randn(10, 6)
+    expected = layer(x)
+    folded = fold(layer)
+    assert isinstance(folded, nn.Sequential) and not folded.training
+    torch.testing.assert_close(folded(x), expected)
+
+
+def test_the_training_flag_is_kept() -> None:
+    folded = fold(CHAINS["nested"](1, True).eval())
+    assert not any(module.training for module in folded.modules())
+
+
+def test_a_folded_model_pickles() -> None:
+    folded = fold(randomised(CHAINS["nested"](2, True)))
+    x = torch.randn(10, 6)
+    assert torch.equal(pickle.loads(pickle.dumps(folded))(x), folded(x))
+
+
+def test_a_layer_at_two_places_folds_at_both() -> None:
+    shared = randomised(eugen(8, 8, 1, True))
+    model = nn.Sequential(shared, nn.ReLU(), shared, shared)
+    x = torch.randn(10, 8)
+    expected = model(x)
+    torch.testing.assert_close(fold(model)(x), expected)
+
+
+class Residual(nn.Sequential):
+    """A chain whose data flow is its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def test_a_chain_with_a_forward_of_its_own_is_left_alone() -> None:
+    residual = Residual(eugen(8, 8, 1, False))
+    model = randomised(nn.Sequential(residual, nn.Linear(8, 8)))
+    x = torch.randn(10, 8)
+    expected = model(x)
+    torch.testing.assert_close(fold(model)(x), expected)
+    assert fold_sequential(residual) is residual and isinstance(residual[0], EUGenLinear)
+
+
+class Doubled(nn.Linear):
+    """A dense layer whose data flow is its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_a_dense_layer_with_a_forward_of_its_own_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), Doubled(8, 8), nn.Linear(8, 2))
+    x = torch.randn(10, 8)
+    expected = model(x)
+    torch.testing.assert_close(fold(model)(x), expected)
+
+
+def test_composing_what_is_not_affine_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot compose ReLU, expected Linear or EUGenFeatures"):
+        compose(nn.ReLU(), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="columns 0:3 are 3, expected 2"):
+        compose(nn.Linear(3, 1), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("use_norm", [True, False])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("replaced", [(), (0,), (1,), (2,), (1, 2), (0, 1, 2, 3), (3,)])
+def test_a_folded_field_computes_the_same(replaced: tuple[int, ...], order: int, use_norm: bool) -> None:
+    """Across the concatenation of the skip (layer 2), into both heads, and the feature layer into the view layer."""
+    eugen_config = EUGenConfig(num_features=4, order=order, use_norm=use_norm)
+    config = NerfFieldConfig(4, 24, 12, 2, 2, 1, LayerConfig("eugen", eugen_config), replaced)
+    field = randomised(NerfField(config)).double()
+    folded = fold(copy.deepcopy(field))
+    positions = torch.randn(40, 3, dtype=torch.float64)
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
+    for ours, theirs in zip(folded(positions, directions), field(positions, directions), strict=True):
+        assert relative_error(ours, theirs) < TOLERANCE[torch.float64]
+    assert num_products(folded) < num_products(field), "the feature layer folds, with or without EUGen layers"
+    again = fold(copy.deepcopy(folded))
+    assert all(torch.equal(p, q) for p, q in zip(folded.parameters(), again.parameters(), strict=True))
