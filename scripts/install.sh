@@ -10,8 +10,11 @@ installed=.venv/installed-pyproject.toml # what pyproject.toml said when the ins
 [[ -x $venv_python ]] && cmp -s pyproject.toml "$installed" && exit 0
 
 require_python_3_11() {
-    if ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        echo "error: $1 is $("$1" --version 2>&1 || echo "no Python"), expected Python 3.11 or newer" >&2
+    if ! command -v "$1" >/dev/null; then
+        echo "error: $1 not found, expected Python 3.11 or newer; PYTHON can name it" >&2
+        exit 2
+    elif ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "error: $1 is $("$1" --version 2>&1), expected Python 3.11 or newer; PYTHON can name another" >&2
         exit 2
     fi
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mitsuba as mi
+import mitsuba as mi  # pyright: ignore[reportMissingImports]
 import numpy as np
 import tyro
 

@@ -5,7 +5,6 @@ next, another one first each time, so that a machine that slows down slows all o
 """
 
 import copy
-import dataclasses
 import hashlib
 import math
 import statistics
@@ -153,7 +152,9 @@ class Comparison:
             self.console.print(f"reused {reused} of {len(self.indices)} {views} from {self.store.folder}")
         return self._result([list(column) for column in zip(*records, strict=True)])
 
-    def _measure(self, turn: int, file: str, reference: Tensor, keys: list[str], advance: Callable[[], None]) -> list[Record]:
+    def _measure(
+        self, turn: int, file: str, reference: Tensor, keys: list[str], advance: Callable[[], None]
+    ) -> list[Record]:
         """Render one view with every run, another one first each turn, then compute the metrics and keep them."""
         count, turn_id = len(self.runs), uuid.uuid4().hex
         rendered: dict[int, tuple[Tensor, float]] = {}
@@ -233,7 +234,7 @@ class Comparison:
         )
 
     def _result(self, records: list[list[Record]]) -> dict[str, Any]:
-        settings, data = self.settings, Path(self.runs[0].config.pipeline.datamanager.dataparser.data).resolve()
+        settings, data = self.settings, Path(self.runs[0].config.data or "").resolve()
         return {
             "device": device_name(self.device),
             "precision": "float32",
@@ -257,8 +258,9 @@ class Comparison:
             "method": run.config.method_name,
             **{key: _mean([getattr(record, key) for record in records]) for key in ("psnr", "ssim", "lpips")},
             "lpips_reason": self.lpips_reason,
-            **dataclasses.asdict(cost),
+            "num_parameters": cost.num_parameters,
             "checkpoint_bytes": run.checkpoint.stat().st_size,
+            "flops_per_sample": cost.flops_per_sample,
             "seconds_per_frame": statistics.median(record.seconds for record in records),
             "speedup": statistics.median(a.seconds / b.seconds for a, b in zip(first, records, strict=True)),
             "images": [
@@ -277,13 +279,17 @@ def _model(run: Run) -> EUGenNerfModel:
 
 def _render(model: EUGenNerfModel, camera: Cameras) -> tuple[Tensor, float]:
     """The picture (height, width, 3) that a camera takes, and the seconds that it took."""
-    if camera.device.type == "cuda":
-        torch.cuda.synchronize(camera.device)
+    device = torch.device(camera.device)
+    _synchronize(device)
     start = time.perf_counter()
     rgb = model.get_outputs_for_camera(camera)["rgb"]
-    if camera.device.type == "cuda":
-        torch.cuda.synchronize(camera.device)
+    _synchronize(device)
     return rgb, time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _cost(model: EUGenNerfModel) -> Cost:

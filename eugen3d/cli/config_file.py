@@ -44,7 +44,7 @@ def read_config(path: Path) -> TrainerConfig:
         raise UsageError(f"{path}: cannot be read ({first_line(error)}), expected a run's config.yml") from None
     try:
         config = yaml.load(text, Loader=_ConfigLoader)
-    except _Refused as refusal:
+    except _RefusedError as refusal:
         raise UsageError(f"{path}: {refusal}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: is not valid YAML ({_where(error)}), expected a run's config.yml") from None
@@ -53,7 +53,7 @@ def read_config(path: Path) -> TrainerConfig:
     return config
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A tag that the loader does not follow."""
 
 
@@ -89,7 +89,7 @@ def _construct_object(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
         try:
             check()
         except (TypeError, ValueError) as error:
-            raise _Refused(f"line {node.start_mark.line + 1}: {first_line(error)}") from None
+            raise _RefusedError(f"line {node.start_mark.line + 1}: {first_line(error)}") from None
     return instance
 
 
@@ -102,7 +102,7 @@ def _construct_apply(loader: _ConfigLoader, name: str, node: yaml.Node) -> Any:
     try:
         return found(*arguments)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise _Refused(f"line {node.start_mark.line + 1}: !!python/{tag} failed ({first_line(error)})") from None
+        raise _RefusedError(f"line {node.start_mark.line + 1}: !!python/{tag} failed ({first_line(error)})") from None
 
 
 _ConfigLoader.add_constructor(f"{_TAG}tuple", _construct_tuple)
@@ -146,8 +146,8 @@ def _defaults(kind: type) -> dict[str, Any]:
     return values
 
 
-def _refusal(tag: str, node: yaml.Node, expected: str) -> _Refused:
-    return _Refused(f"line {node.start_mark.line + 1}: refused the tag !!python/{tag}, expected {expected}")
+def _refusal(tag: str, node: yaml.Node, expected: str) -> _RefusedError:
+    return _RefusedError(f"line {node.start_mark.line + 1}: refused the tag !!python/{tag}, expected {expected}")
 
 
 def _where(error: yaml.YAMLError) -> str:

@@ -50,7 +50,8 @@ class Distill:
     order: int = 1
     """k: highest degree of the products of projections."""
     layers: tuple[str, ...] = ("auto",)
-    """Trunk layers to replace, by index or name; auto takes all but the first and the one after the skip connection."""
+    """Trunk layers to replace, by index or name. auto takes all but the first and the one after the skip connection;
+    none takes none, to refine what was distilled before."""
     phi: Phi = "relu"
     """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
     projection: Start = "picked"
@@ -83,12 +84,7 @@ class Distill:
         teacher = run.pipeline.model
         if not isinstance(teacher, EUGenNerfModel):
             raise UsageError(f"{self.load_config}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
-        try:
-            indices = chosen_layers(teacher.fields["fine"], None if self.layers == ("auto",) else self.layers)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if not indices:
-            raise UsageError(f"{self.load_config}: the teacher has no dense layer to replace, expected at least one")
+        indices = self._chosen_layers(teacher)
         progress = DistillProgress.open(self.output_dir, self._settings(run))
         try:
             self._distil(run, teacher, indices, layerwise, progress)
@@ -105,11 +101,9 @@ class Distill:
         layerwise: LayerwiseConfig,
         progress: "DistillProgress",
     ) -> None:
-        config = dataclasses.replace(
-            run.config.pipeline.model,
-            layer=LayerConfig("eugen", layerwise.layer),
-            replaced_layers=indices,
-        )
+        config = dataclasses.replace(run.config.pipeline.model)
+        if indices:
+            config.layer, config.replaced_layers = LayerConfig("eugen", layerwise.layer), indices
         fields = self._solve(run, teacher, indices, layerwise, progress)
         counts = {"teacher": _count(teacher.fields), "student": _count(fields)}
         student = self._student(run, config, fields)
@@ -130,6 +124,8 @@ class Distill:
         progress: "DistillProgress",
     ) -> nn.ModuleDict:
         """The fields with their layers replaced, one after the other; finished ones come from the progress file."""
+        if not indices:
+            return teacher.fields
         needed = max(rows_needed(layerwise.layer, teacher.fields["fine"].trunk[i][0].in_features) for i in indices)
         fields = progress.restore_layers(teacher.fields, lambda trunk, i: _empty_block(trunk[i][0], layerwise.layer))
         todo = [(name, i) for name in fields for i in indices if f"{name}.trunk.{i}" not in progress.layers]
@@ -233,6 +229,24 @@ class Distill:
         write_whole(self.output_dir / "distill.json", json.dumps(result, indent=2) + "\n")
         _print_result(result)
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and distill.json", soft_wrap=True)
+
+    def _chosen_layers(self, teacher: EUGenNerfModel) -> tuple[int, ...]:
+        if self.layers == ("none",):
+            if not self.refine_steps:
+                raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
+            return ()
+        if teacher.config.layer.kind != "linear":
+            raise UsageError(
+                f"{self.load_config}: the teacher's layers are {teacher.config.layer.kind!r} already, expected 'linear' "
+                "ones; --layers none refines it"
+            )
+        try:
+            indices = chosen_layers(teacher.fields["fine"], None if self.layers == ("auto",) else self.layers)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if not indices:
+            raise UsageError(f"{self.load_config}: the teacher has no dense layer to replace, expected at least one")
+        return indices
 
     def _layerwise_config(self) -> LayerwiseConfig:
         for name in ("fit_steps", "refine_steps"):

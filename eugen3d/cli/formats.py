@@ -21,10 +21,11 @@ def relative_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell
         "PSNR dB": (number(run["psnr"], 2), difference("psnr", 2)),
         "SSIM": (number(run["ssim"], 4), difference("ssim", 4)),
         "LPIPS": (number(run["lpips"], 4), difference("lpips", 4)),
-        "parameters": (f"{run['num_parameters']:,}", ratio("num_parameters")),
-        "FLOPs/sample": (si(run["flops_per_sample"]), ratio("flops_per_sample")),
-        "checkpoint": (si(run["checkpoint_bytes"], "B"), ratio("checkpoint_bytes")),
-        "s/frame": (f"{run['seconds_per_frame']:.3g}", "" if is_first else f"{run['speedup']:.3g}× as fast"),
+        "params": (f"{run['num_parameters']:,}", ratio("num_parameters")),
+        "FLOPs": (si(run["flops_per_sample"]), ratio("flops_per_sample")),
+        "file": (si(run["checkpoint_bytes"], "B"), ratio("checkpoint_bytes")),
+        "s/frame": (f"{run['seconds_per_frame']:.3g}", ""),
+        "speed": (f"{run['speedup']:.3g}×", ""),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from torch import Tensor
@@ -62,6 +63,8 @@ def load_config(path: Path) -> TrainerConfig:
     if config.method_name not in all_methods:
         raise UsageError(f"{path}: method {config.method_name!r} is unknown, expected one that ns-train lists")
     manager = config.pipeline.datamanager
+    if not isinstance(manager, VanillaDataManagerConfig):
+        raise UsageError(f"{path}: datamanager {type(manager).__name__} is not supported, expected one of single rays")
     data = Path(manager.data or manager.dataparser.data)
     places = [Path(), *path.resolve().parents]
     found = next((place / data for place in places if (place / data).exists()), None)
@@ -122,7 +125,9 @@ def save_run(config: TrainerConfig, state: Mapping[str, Tensor], step: int, outp
     checkpoint: dict[str, Any] = {"step": step, "pipeline": {k: v.detach().cpu().clone() for k, v in state.items()}}
     buffer = io.BytesIO()
     torch.save(checkpoint | {"optimizers": {}, "schedulers": {}, "scalers": {}}, buffer)
-    parser = config.pipeline.datamanager.dataparser.setup()
+    manager = config.pipeline.datamanager
+    assert isinstance(manager, VanillaDataManagerConfig)
+    parser = dataclasses.replace(manager.dataparser, data=Path(manager.data or manager.dataparser.data)).setup()
     outputs = parser.get_dataparser_outputs(split="train")
     with whole_folder(output_dir) as folder:
         for relative, content in {

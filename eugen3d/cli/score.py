@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +20,7 @@ from eugen3d.cli.views import choose_evenly
 
 @dataclass
 class Score(ComparisonConfig):
-    """Compare runs on the same views: PSNR, SSIM, LPIPS, parameters, FLOPs and seconds per frame of the folded models."""
+    """Compare runs on the same views: quality, size and speed of the folded models."""
 
     output: Path = Path("score.json")
     """The result file. Renders are kept beside it, and a second call goes on from them."""
@@ -69,7 +70,8 @@ def _table(result: dict[str, Any]) -> Table:
     width, height = result["resolution"]
     views = len(result["runs"][0]["images"])
     title = f"{result['scene']}: {views} {result['split']} views, {width} x {height}, {result['background_color']}"
-    table = Table(title=title, caption=f"{result['device']}, {result['precision']}; speed relative to the first run")
+    caption = f"{result['device']}, {result['precision']}; FLOPs per sample; compared with {result['runs'][0]['name']}"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     cells = [relative_cells(run, result["runs"][0]) for run in result["runs"]]
     table.add_column("run")
     for heading in cells[0]:

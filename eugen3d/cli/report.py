@@ -1,0 +1,166 @@
+"""One HTML page that shows a score: its table, plots and pictures; it needs no other file and no network."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import cv2
+import numpy as np
+
+from eugen3d.cli.files import write_whole
+from eugen3d.cli.formats import number, relative_cells
+from eugen3d.cli.plots import Point, scatter
+from eugen3d.cli.renders import encode_png
+
+ERROR_SCALE = 0.25  # the mean absolute error over the channels that the colour map ends at
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """One view's pictures as PNG files."""
+
+    file: str
+    reference: bytes
+    renders: list[bytes]
+    """One of each run, in order."""
+
+
+def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]) -> None:
+    """Write the page.
+
+    Args:
+        path: the HTML file.
+        result: what `eugen3d score` writes as JSON.
+        views: the pictures to show.
+    """
+    names = ["reference", *(run["name"] for run in result["runs"])]
+    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
+    shown = len(views), len(result["runs"][0]["images"])
+    content = page.substitute(
+        title=escape(f"{result['scene']}: {', '.join(names[1:])}"),
+        conditions=_conditions(result),
+        table=_table(result),
+        notes=_notes(result),
+        plots=_plots(result),
+        file_options=_options([view.file for view in views], 0),
+        left_options=_options(names, 0),
+        right_options=_options(names, 1),
+        shown=f"{shown[0]} of {shown[1]} views" if shown[0] < shown[1] else f"all {shown[1]} views",
+        views="\n".join(_view(index, view, result) for index, view in enumerate(views)),
+        scale=_data_url(encode_png(_colours(np.linspace(0, 1, 256)[None]))),
+        scale_end=f"{ERROR_SCALE:g}",
+        names=json.dumps(names).replace("<", "\\u003c"),
+    )
+    write_whole(path, content)
+
+
+def error_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """The absolute error of an 8-bit image, mean over the channels, as colours on the fixed scale."""
+    error = np.abs(image.astype(np.float32) - reference.astype(np.float32)).mean(axis=-1) / 255
+    return _colours(error / ERROR_SCALE)
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """Values in [0, 1], (height, width), as RGB of a perceptually uniform colour map."""
+    levels = (np.clip(values, 0, 1) * 255).round().astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def _conditions(result: dict[str, Any]) -> str:
+    width, height = result["resolution"]
+    crop = result["crop"]
+    facts = {
+        "scene": result["scene"],
+        "views": f"{len(result['runs'][0]['images'])} of the {result['split']} split",
+        "resolution": f"{width} × {height} pixels",
+        "crop": f"{crop[2]} × {crop[3]} at ({crop[0]}, {crop[1]})" if crop else "none",
+        "background": result["background_color"],
+        "device": f"{result['device']}, {result['precision']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "date": result["date"].replace("T", " ").replace("+00:00", " UTC"),
+    }
+    return "\n".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
+
+
+def _table(result: dict[str, Any]) -> str:
+    rows, first = [], result["runs"][0]
+    for index, run in enumerate(result["runs"]):
+        name = f'<i class="key series-{index % 8}"></i>{escape(run["name"])}'
+        cells = [f'<th scope="row">{name}<small>{escape(run["method"])}</small></th>']
+        cells += [f"<td>{value}<small>{note}</small></td>" for value, note in relative_cells(run, first).values()]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    headings = "".join(f'<th scope="col">{heading}</th>' for heading in ("run", *relative_cells(first, first)))
+    return f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _notes(result: dict[str, Any]) -> str:
+    first = escape(result["runs"][0]["name"])
+    notes = [
+        f"Small figures compare with {first}: differences in quality, ratios in cost.",
+        "Parameters and FLOPs are those of the folded fields that render. FLOPs are per sample, two for every product "
+        "in their matrices, averaged over the coarse and the fine field; a checkpoint may hold more than renders.",
+        "Seconds per frame are medians over the views, rendered in turn by all runs; the speed is the median of the "
+        "views' ratios.",
+    ]
+    notes += sorted(
+        {f"LPIPS was not measured: {escape(r['lpips_reason'])}." for r in result["runs"] if r["lpips_reason"]}
+    )
+    return "".join(f"<li>{note}</li>" for note in notes)
+
+
+def _plots(result: dict[str, Any]) -> str:
+    figures = []
+    for key, label in (
+        ("seconds_per_frame", "seconds per frame"),
+        ("num_parameters", "parameters, folded"),
+    ):
+        runs = [(index, run) for index, run in enumerate(result["runs"]) if run["psnr"] is not None]
+        points = [Point(run["name"], run[key], run["psnr"], index) for index, run in runs]
+        if points:
+            figures.append(f"<figure>{scatter(points, label, 'PSNR in dB')}</figure>")
+    return "\n".join(figures)
+
+
+def _view(index: int, view: ReportView, result: dict[str, Any]) -> str:
+    """A row of pictures: the reference, and every run over its error."""
+    reference = _decode(view.reference)
+    cells = [_figure(f"v{index}-0", view.reference, f"{view.file}, reference", "reference", "")]
+    for number_, (run, png) in enumerate(zip(result["runs"], view.renders, strict=True), start=1):
+        scores = next(image for image in result["runs"][number_ - 1]["images"] if image["file"] == view.file)
+        psnr = f"{number(scores['psnr'], 2)} dB"
+        errors = _picture("", encode_png(error_map(_decode(png), reference)), f"{view.file}, error of {run['name']}")
+        alt = f"{view.file}, rendered by {run['name']}, PSNR {psnr}"
+        cells.append(_figure(f"v{index}-{number_}", png, alt, run["name"], psnr, errors))
+    heading = f"<h3>{escape(view.file)}</h3>"
+    return f'<section class="view">{heading}<div class="strip">{"".join(cells)}</div></section>'
+
+
+def _figure(key: str, png: bytes, alt: str, name: str, note: str, below: str = "") -> str:
+    caption = f"<figcaption><b>{escape(name)}</b> <span>{note}</span></figcaption>"
+    return f"<figure>{caption}{_picture(key, png, alt)}{below}</figure>"
+
+
+def _picture(key: str, png: bytes, alt: str) -> str:
+    name = f'id="{key}" ' if key else ""
+    return f'<img {name}src="{_data_url(png)}" alt="{escape(alt)}">'
+
+
+def _options(names: Sequence[str], chosen: int) -> str:
+    return "".join(
+        f'<option value="{index}"{" selected" if index == chosen else ""}>{escape(name)}</option>'
+        for index, name in enumerate(names)
+    )
+
+
+def _decode(png: bytes) -> np.ndarray:
+    decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
