@@ -69,7 +69,9 @@ def _report_views(comparison: Comparison, num_images: int) -> list[ReportView]:
 def _table(result: dict[str, Any]) -> Table:
     width, height = result["resolution"]
     views = len(result["runs"][0]["images"])
-    title = f"{result['scene']}: {views} {result['split']} views, {width} x {height}, {result['background_color']}"
+    plural = "s" if views > 1 else ""
+    shown = f"{views} {result['split']} view{plural}, {width} x {height}, {result['background_color']}"
+    title = f"{result['scene']}: {shown}"
     caption = f"{result['device']}, {result['precision']}; FLOPs per sample; compared with {result['runs'][0]['name']}"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     cells = [relative_cells(run, result["runs"][0]) for run in result["runs"]]

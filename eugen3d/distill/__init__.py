@@ -1,6 +1,14 @@
 """Distillation: from a teacher's rays to a student of EUGen layers, in closed form first, by gradients where asked."""
 
-from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, chosen_layers, replace_layer, rows_needed
+from eugen3d.distill.layerwise import (
+    LayerReport,
+    LayerwiseConfig,
+    chosen_layers,
+    refit_dense,
+    replace_layer,
+    rows_needed,
+    solve_order,
+)
 from eugen3d.distill.rays import RaySamples, Rows, draw_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 
@@ -14,6 +22,8 @@ __all__ = [
     "chosen_layers",
     "draw_rows",
     "refine",
+    "refit_dense",
     "replace_layer",
     "rows_needed",
+    "solve_order",
 ]

@@ -46,7 +46,7 @@ def draw_rows(
     """
     positions, directions = [], []
     for batch in samples:
-        weights = batch.weights.flatten()
+        weights = batch.weights.flatten().clamp(min=0)  # a sample of zero length may come out at -1e-9
         count = max(1, round(pair_fraction * len(weights)))
         weighted = round(weighted_fraction * count) if weights.sum() > 0 else 0
         chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]

@@ -112,6 +112,11 @@ class NerfField(nn.Module):
         """What trunk layer `index` sees, given the encoded positions and the output of the layer before."""
         return torch.cat([encoded, hidden.to(encoded.dtype)], dim=-1) if self._has_skip(index) else hidden
 
+    @property
+    def heads(self) -> dict[str, nn.Sequential]:
+        """The linear maps of the trunk's output."""
+        return {"density_head": self.density_head, "feature": self.feature}
+
     @torch.no_grad()
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""

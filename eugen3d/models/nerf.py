@@ -87,7 +87,7 @@ class EUGenNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="expected")
-        self._folded: dict[str, TiledModule] = {}
+        self._folded: dict[str, tuple[tuple[Any, ...], TiledModule]] = {}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -165,14 +165,7 @@ class EUGenNerfModel(Model):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
-        self._folded.clear()
         return super().load_state_dict(state_dict, strict=True, assign=assign)
-
-    def train(self, mode: bool = True) -> "EUGenNerfModel":
-        """Switch modes; the folded copies are dropped, since the parameters may change."""
-        if mode and hasattr(self, "_folded"):
-            self._folded.clear()
-        return super().train(mode)
 
     def _march(self, ray_bundle: RayBundle) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
         """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1)."""
@@ -197,10 +190,11 @@ class EUGenNerfModel(Model):
         return rgb.float().view(*shape, 3), weights
 
     def _folded_field(self, name: str) -> TiledModule:
-        """The folded copy of a field, built when it is first needed after training or loading."""
-        if name not in self._folded:
-            self._folded[name] = build(self.fields[name], self.config.runtime)
-        return self._folded[name]
+        """The folded copy of a field, made anew whenever a parameter has changed since."""
+        state = tuple((id(p), p._version, p.device) for p in self.fields[name].parameters())
+        if name not in self._folded or self._folded[name][0] != state:
+            self._folded[name] = state, build(self.fields[name], self.config.runtime)
+        return self._folded[name][1]
 
     @contextlib.contextmanager
     def _autocast(self) -> Iterator[None]:

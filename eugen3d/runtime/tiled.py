@@ -32,7 +32,8 @@ class TiledModule(nn.Module):
         self.module = module.eval().requires_grad_(False)
         self.tile_rows = tile_rows
         self.is_compiled = backend == "compiled"
-        self._call = torch.compile(module, dynamic=False) if self.is_compiled else module
+        # Not an attribute of the module: it would stand twice in the state dict.
+        self.__dict__["_call"] = torch.compile(module, dynamic=False) if self.is_compiled else module
 
     @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:

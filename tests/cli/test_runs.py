@@ -4,7 +4,7 @@ import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 import eugen3d.cli.files
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.runs import UsageError, load_config, load_run, save_run
+from eugen3d.models.nerf import EUGenNerfModel
 
 Make = Callable[..., Path]
 WEIGHT = "_model.fields.fine.rgb_head.0.weight"
@@ -79,7 +80,7 @@ def test_a_relative_scene_is_found_above_the_config(
 
 def test_overrides_reach_the_model(make_run: Make) -> None:
     run = load_run(make_run(), "cpu", "inference", background_color="black")
-    assert run.pipeline.model.renderer_rgb.background_color == "black"
+    assert cast(EUGenNerfModel, run.pipeline.model).renderer_rgb.background_color == "black"
     with pytest.raises(UsageError, match="no model setting 'colour'"):
         load_run(run.config.get_base_dir() / "config.yml", "cpu", "inference", colour="black")
 
