@@ -20,16 +20,19 @@ from eugen3d.cli.files import write_whole
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.distill import (
+    LayerReport,
     LayerwiseConfig,
     RefineConfig,
     RefineState,
     chosen_layers,
     refine,
+    refit_dense,
     replace_layer,
     rows_needed,
+    solve_order,
 )
 from eugen3d.distill.layerwise import Start
-from eugen3d.layers import EUGenConfig, LayerConfig, fold, make_layer
+from eugen3d.layers import EUGenConfig, LayerConfig, fold
 from eugen3d.layers.features import Phi
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
 
@@ -127,42 +130,51 @@ class Distill:
         if not indices:
             return teacher.fields
         needed = max(rows_needed(layerwise.layer, teacher.fields["fine"].trunk[i][0].in_features) for i in indices)
-        fields = progress.restore_layers(teacher.fields, lambda trunk, i: _empty_block(trunk[i][0], layerwise.layer))
-        todo = [(name, i) for name in fields for i in indices if f"{name}.trunk.{i}" not in progress.layers]
+        fields = progress.restore_layers(teacher.fields, indices, layerwise.layer)
+        names = [(field, part) for field in fields for part in solve_order(fields[field], indices)]
+        todo = [(field, part) for field, part in names if f"{field}.{part}" not in progress.solved]
         if not todo:
             return fields
         start = time.perf_counter()
         rows = sample_rows(run.pipeline.datamanager, teacher, self.sampling, needed, self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
         with _progress_bar() as bar:
-            steps = max(self.fit_steps, 1)
-            task = bar.add_task("distilling layers", total=steps * len(todo))
-            for number, (name, index) in enumerate(todo):
-                bar.update(task, description=f"distilling {name}.trunk.{index}", completed=steps * number)
-                generator = torch.Generator().manual_seed(hash_seed(self.seed, name, index))
-                start = time.perf_counter()
+            task = bar.add_task("solving", total=sum(self._effort(part, indices) for _, part in todo))
+            for field, part in todo:
+                bar.update(task, description=f"solving {field}.{part}")
+                solved = teacher.fields[field], fields[field]
+                start, reached = time.perf_counter(), bar.tasks[task].completed + self._effort(part, indices)
+                generator = torch.Generator().manual_seed(hash_seed(self.seed, field, part))
                 try:
-                    report = replace_layer(
-                        teacher.fields[name],
-                        fields[name],
-                        index,
-                        rows[name],
-                        layerwise,
-                        generator,
-                        lambda: bar.advance(task),
-                    )
+                    if (index := _index_in(part, indices)) is None:
+                        report = None
+                        refit_dense(*solved, part, rows[field])
+                    else:
+                        report = replace_layer(
+                            *solved, index, rows[field], layerwise, generator, lambda: bar.advance(task)
+                        )
                 except ValueError as error:
-                    raise UsageError(f"{self.load_config}: {name}: {error}") from None
-                progress.seconds["fit" if self.fit_steps else "solve"] += time.perf_counter() - start
-                entry = {
-                    "name": f"{name}.trunk.{index}",
-                    "num_features": self.num_features,
-                    "order": self.order,
-                    "rows": report.rows,
-                    "relative_error": report.relative_error,
-                }
-                progress.add_layer(entry, fields[name].trunk[index])
+                    raise UsageError(f"{self.load_config}: {field}: {error}") from None
+                phase = "fit" if self.fit_steps and report else "solve"
+                progress.seconds[phase] += time.perf_counter() - start
+                progress.add(f"{field}.{part}", fields[field].get_submodule(part), self._entry(field, report))
+                bar.update(task, completed=reached)
         return fields
+
+    def _effort(self, part: str, indices: tuple[int, ...]) -> int:
+        return 1 if _index_in(part, indices) is None else max(self.fit_steps, 1)
+
+    def _entry(self, field: str, report: LayerReport | None) -> dict[str, Any] | None:
+        """A layer's row in `distill.json`."""
+        if report is None:
+            return None
+        return {
+            "name": f"{field}.trunk.{report.index}",
+            "num_features": self.num_features,
+            "order": self.order,
+            "rows": report.rows,
+            "relative_error": report.relative_error,
+        }
 
     def _refine(self, run: Run, student: EUGenNerfModel, progress: "DistillProgress") -> None:
         """Polish the folded student on the photographs' rays, in place."""
@@ -237,7 +249,7 @@ class Distill:
             return ()
         if teacher.config.layer.kind != "linear":
             raise UsageError(
-                f"{self.load_config}: the teacher's layers are {teacher.config.layer.kind!r} already, expected 'linear' "
+                f"{self.load_config}: its layers are {teacher.config.layer.kind!r} already, expected 'linear' "
                 "ones; --layers none refines it"
             )
         try:
@@ -274,8 +286,9 @@ def hash_seed(*parts: Any) -> int:
     return zlib.crc32(repr(parts).encode())
 
 
-def _empty_block(dense: nn.Linear, config: EUGenConfig) -> nn.Sequential:
-    return make_layer(config, dense.in_features, dense.out_features)
+def _index_in(part: str, indices: tuple[int, ...]) -> int | None:
+    """The trunk index of a part that is replaced, None for one that stays dense."""
+    return next((index for index in indices if part == f"trunk.{index}"), None)
 
 
 def _count(module: nn.Module) -> int:

@@ -4,9 +4,8 @@ import copy
 import io
 import json
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.distill import RefineState
+from eugen3d.layers import EUGenConfig, make_layer
 
 
 class DistillProgress:
@@ -21,21 +21,21 @@ class DistillProgress:
 
     Attributes:
         path: the file; it is gone once the output folder is there.
-        layers: parameters of every solved layer, by name.
+        solved: parameters of every solved layer and head, by name.
         reports: a row of `distill.json` for every solved layer.
         seconds: time spent so far, by phase.
     """
 
     def __init__(self, path: Path, settings: str) -> None:
         self.path = path
-        self.layers: dict[str, dict[str, Tensor]] = {}
+        self.solved: dict[str, dict[str, Tensor]] = {}
         self.reports: list[dict[str, Any]] = []
         self.seconds = dict.fromkeys(("sample", "solve", "fit", "refine"), 0.0)
         self._settings = settings
         self._refine: dict[str, Any] | None = None
 
     @classmethod
-    def open(cls, output_dir: Path, settings: dict[str, Any]) -> Self:
+    def open(cls, output_dir: Path, settings: dict[str, Any]) -> "DistillProgress":
         """The progress of an interrupted call with the same settings, or a new one.
 
         Raises:
@@ -52,25 +52,28 @@ class DistillProgress:
             raise UsageError(f"{path}: cannot be read, expected an interrupted call's progress; delete it") from None
         if not same:
             raise UsageError(f"{path}: is of a call with other settings, expected the same; repeat that or delete it")
-        progress.layers, progress.reports = saved["layers"], saved["reports"]
+        progress.solved, progress.reports = saved["solved"], saved["reports"]
         progress.seconds, progress._refine = saved["seconds"], saved["refine"]
         return progress
 
-    def restore_layers(self, teacher: nn.ModuleDict, make: Callable[[nn.ModuleList, int], nn.Module]) -> nn.ModuleDict:
-        """A copy of the teacher's fields in which the solved layers are in place."""
+    def restore_layers(self, teacher: nn.ModuleDict, indices: tuple[int, ...], config: EUGenConfig) -> nn.ModuleDict:
+        """A copy of the teacher's fields in which what was solved is in place."""
         fields = copy.deepcopy(teacher)
-        for name, state in self.layers.items():
-            field, _, index = name.split(".")
-            trunk = fields[field].trunk
-            block = make(trunk, int(index)).to(next(trunk.parameters()))
-            block.load_state_dict(state)
-            trunk[int(index)] = block.eval()
+        for name, state in self.solved.items():
+            field, _, part = name.partition(".")
+            module = fields[field].get_submodule(part)
+            if part in [f"trunk.{index}" for index in indices]:
+                dense = module[0]
+                module = make_layer(config, dense.in_features, dense.out_features).to(dense.weight).eval()
+                fields[field].trunk[int(part.removeprefix("trunk."))] = module
+            module.load_state_dict(state)
         return fields
 
-    def add_layer(self, report: dict[str, Any], block: nn.Module) -> None:
-        """Keep a solved layer."""
-        self.layers[report["name"]] = {key: value.detach().cpu().clone() for key, value in block.state_dict().items()}
-        self.reports.append(report)
+    def add(self, name: str, module: nn.Module, report: dict[str, Any] | None) -> None:
+        """Keep a solved layer or head; a replaced layer comes with its row of `distill.json`."""
+        self.solved[name] = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
+        if report is not None:
+            self.reports.append(report)
         self._save()
 
     def restore_refine(self, student: nn.Module) -> RefineState:
@@ -100,7 +103,7 @@ class DistillProgress:
         buffer = io.BytesIO()
         content = {
             "settings": self._settings,
-            "layers": self.layers,
+            "solved": self.solved,
             "reports": self.reports,
             "seconds": self.seconds,
             "refine": self._refine,

@@ -9,7 +9,7 @@ end-to-end refinement.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ REFIT_RIDGE = 1e-4
 HELD_OUT = 8  # one row in so many is kept for the relative error
 
 
+@runtime_checkable
 class LayeredField(Protocol):
     """What a field has to offer: a trunk of hidden layers that can be evaluated one by one."""
 
@@ -67,7 +68,7 @@ class LayerwiseConfig:
 
 
 def solve_order(field: LayeredField, indices: Sequence[int]) -> list[str]:
-    """Names of what is solved, in order: the replaced layers, and every dense layer and head after the first of them."""
+    """What is solved, in order: the replaced layers, and every dense layer and head after the first of them."""
     if not indices:
         return []
     return [f"trunk.{i}" for i in range(min(indices), len(field.trunk))] + list(field.heads)
@@ -159,9 +160,7 @@ def refit_dense(teacher: LayeredField, student: LayeredField, name: str, rows: R
 class _LayerProblem:
     """The regression of one layer: the student's inputs, the teacher's pre-activations and outputs, by chunks."""
 
-    def __init__(
-        self, teacher: LayeredField, student: LayeredField, index: int, rows: Rows, dense: nn.Linear
-    ) -> None:
+    def __init__(self, teacher: LayeredField, student: LayeredField, index: int, rows: Rows, dense: nn.Linear) -> None:
         self.teacher, self.student, self.index, self.rows, self.dense = teacher, student, index, rows, dense
 
     def chunks(self, part: slice) -> Iterator[tuple[Tensor, Tensor]]:

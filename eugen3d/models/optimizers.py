@@ -29,12 +29,14 @@ class FieldOptimizerConfig(OptimizerConfig):
     """Adam's denominator offset."""
     momentum: float = 0.9
     """Muon's momentum."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay: of matrices with Muon, of everything with Adam (AdamW)."""
 
     def setup(self, params: Iterable[Parameter]) -> torch.optim.Optimizer:
         """Build the optimizer for a list of parameters."""
         if self.kind == "adam":
-            return torch.optim.Adam(params, lr=self.lr, eps=self.eps)
-        return Muon(params, lr=self.lr, momentum=self.momentum, eps=self.eps)
+            return torch.optim.AdamW(params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
+        return Muon(params, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, eps=self.eps)
 
 
 class Muon(torch.optim.Optimizer):
@@ -42,7 +44,8 @@ class Muon(torch.optim.Optimizer):
 
     A matrix moves by lr · 0.2 · √max(rows, columns) times the nearest semi-orthogonal matrix to its momentum, which
     makes the step as long as Adam's (Liu et al. 2025). Biases and matrices with fewer than four rows, such as the
-    density and colour heads, are Adam's, at `adam_lr_ratio` of the learning rate.
+    density and colour heads, are Adam's, at `adam_lr_ratio` of the learning rate. Every step has full rank, noise
+    included; the weight decay, decoupled and of matrices alone, lets go of what no gradient asks for again.
 
     On the embedded scene 200 steps of it brought a dense 8x256 NeRF to where Adam was after about 700.
     """
@@ -52,11 +55,19 @@ class Muon(torch.optim.Optimizer):
         params: Iterable[Parameter],
         lr: float = 1e-2,
         momentum: float = 0.9,
+        weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         adam_lr_ratio: float = 0.1,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "adam_lr_ratio": adam_lr_ratio}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "betas": betas,
+            "eps": eps,
+            "adam_lr_ratio": adam_lr_ratio,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -91,6 +102,7 @@ class Muon(torch.optim.Optimizer):
         orthogonal = orthogonalise(torch.stack(updates))
         length = 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, update in zip(parameters, orthogonal, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * length)
 
     def _adam(self, parameter: Parameter, group: dict[str, Any]) -> None:
