@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -32,6 +35,7 @@ from eugen3d.distill import (
     solve_order,
 )
 from eugen3d.distill.layerwise import Start
+from eugen3d.fields import NerfField
 from eugen3d.layers import EUGenConfig, LayerConfig, fold
 from eugen3d.layers.features import Phi
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
@@ -83,6 +87,7 @@ class Distill:
         if self.output_dir.exists():
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
         layerwise = self._layerwise_config()
+        random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
         run = load_run(self.load_config, self.device, test_mode="test")
         teacher = run.pipeline.model
         if not isinstance(teacher, EUGenNerfModel):
@@ -104,7 +109,9 @@ class Distill:
         layerwise: LayerwiseConfig,
         progress: "DistillProgress",
     ) -> None:
-        config = dataclasses.replace(run.config.pipeline.model)
+        model = run.config.pipeline.model
+        assert isinstance(model, EUGenNerfModelConfig)
+        config = dataclasses.replace(model)
         if indices:
             config.layer, config.replaced_layers = LayerConfig("eugen", layerwise.layer), indices
         fields = self._solve(run, teacher, indices, layerwise, progress)
@@ -129,20 +136,22 @@ class Distill:
         """The fields with their layers replaced, one after the other; finished ones come from the progress file."""
         if not indices:
             return teacher.fields
-        needed = max(rows_needed(layerwise.layer, teacher.fields["fine"].trunk[i][0].in_features) for i in indices)
+        dense = [teacher.fields.get_submodule(f"fine.trunk.{index}.0") for index in indices]
+        widths = [layer.in_features for layer in dense if isinstance(layer, nn.Linear)]
+        needed = max(rows_needed(layerwise.layer, width) for width in widths)
         fields = progress.restore_layers(teacher.fields, indices, layerwise.layer)
-        names = [(field, part) for field in fields for part in solve_order(fields[field], indices)]
+        names = [(field, part) for field in fields for part in solve_order(_field(fields, field), indices)]
         todo = [(field, part) for field, part in names if f"{field}.{part}" not in progress.solved]
         if not todo:
             return fields
         start = time.perf_counter()
-        rows = sample_rows(run.pipeline.datamanager, teacher, self.sampling, needed, self.seed)
+        rows = sample_rows(_manager(run), teacher, self.sampling, needed, self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
         with _progress_bar() as bar:
             task = bar.add_task("solving", total=sum(self._effort(part, indices) for _, part in todo))
             for field, part in todo:
                 bar.update(task, description=f"solving {field}.{part}")
-                solved = teacher.fields[field], fields[field]
+                solved = _field(teacher.fields, field), _field(fields, field)
                 start, reached = time.perf_counter(), bar.tasks[task].completed + self._effort(part, indices)
                 generator = torch.Generator().manual_seed(hash_seed(self.seed, field, part))
                 try:
@@ -178,9 +187,8 @@ class Distill:
 
     def _refine(self, run: Run, student: EUGenNerfModel, progress: "DistillProgress") -> None:
         """Polish the folded student on the photographs' rays, in place."""
-        student.fields = fold(student.fields)
-        manager = run.pipeline.datamanager
-        manager.train_pixel_sampler.set_num_rays_per_batch(self.refine_num_rays)
+        fold(student.fields)
+        manager = _manager(run)
         validation = self._batch(manager, 1, VALIDATION_RAYS)
 
         def train_loss(step: int) -> Tensor:
@@ -213,15 +221,16 @@ class Distill:
                 raise UsageError(f"{self.load_config}: --refine-steps: {error}") from None
             progress.seconds["refine"] += time.perf_counter() - start
 
-    def _batch(self, manager: Any, number: int, num_rays: int) -> tuple[Any, dict[str, Tensor]]:
+    def _batch(self, manager: VanillaDataManager, number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
         """Training batch `number`: the same rays whenever it is asked for."""
         torch.manual_seed(hash_seed(self.seed, "batch", number))
+        assert manager.train_pixel_sampler is not None
         manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
         return manager.next_train(number)
 
     def _student(self, run: Run, config: EUGenNerfModelConfig, fields: nn.ModuleDict) -> EUGenNerfModel:
         """A model of the student's configuration with these fields."""
-        dataset = run.pipeline.datamanager.train_dataset
+        dataset = _manager(run).train_dataset
         student = config.setup(scene_box=dataset.scene_box, num_train_data=len(dataset), metadata=dataset.metadata)
         student.fields.load_state_dict(fields.state_dict())
         return student.to(run.pipeline.model.device).eval()
@@ -253,7 +262,7 @@ class Distill:
                 "ones; --layers none refines it"
             )
         try:
-            indices = chosen_layers(teacher.fields["fine"], None if self.layers == ("auto",) else self.layers)
+            indices = chosen_layers(_field(teacher.fields, "fine"), None if self.layers == ("auto",) else self.layers)
         except ValueError as error:
             raise UsageError(str(error)) from None
         if not indices:
@@ -289,6 +298,18 @@ def hash_seed(*parts: Any) -> int:
 def _index_in(part: str, indices: tuple[int, ...]) -> int | None:
     """The trunk index of a part that is replaced, None for one that stays dense."""
     return next((index for index in indices if part == f"trunk.{index}"), None)
+
+
+def _field(fields: nn.ModuleDict, name: str) -> NerfField:
+    field = fields[name]
+    assert isinstance(field, NerfField)
+    return field
+
+
+def _manager(run: Run) -> VanillaDataManager:
+    manager = run.pipeline.datamanager
+    assert isinstance(manager, VanillaDataManager)
+    return manager
 
 
 def _count(module: nn.Module) -> int:

@@ -63,9 +63,10 @@ class DistillProgress:
             field, _, part = name.partition(".")
             module = fields[field].get_submodule(part)
             if part in [f"trunk.{index}" for index in indices]:
-                dense = module[0]
+                dense, trunk = module.get_submodule("0"), fields[field].get_submodule("trunk")
+                assert isinstance(dense, nn.Linear) and isinstance(trunk, nn.ModuleList)
                 module = make_layer(config, dense.in_features, dense.out_features).to(dense.weight).eval()
-                fields[field].trunk[int(part.removeprefix("trunk."))] = module
+                trunk[int(part.removeprefix("trunk."))] = module
             module.load_state_dict(state)
         return fields
 

@@ -23,10 +23,10 @@ def main(args: list[str] | None = None) -> None:
 
     Exit codes: 0 done, 2 input that cannot be used or a file that cannot be written, 130 interrupted.
     """
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="eugen3d", description="Smaller and faster neural fields.", args=args
-    )
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="eugen3d", description="Smaller and faster neural fields.", args=args
+        )
         command.main()
     except (UsageError, SceneError) as error:
         _stop(first_line(error), 2)

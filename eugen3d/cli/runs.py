@@ -1,5 +1,6 @@
 """Run folders of nerfstudio: `config.yml` and `nerfstudio_models/step-*.ckpt`, read strictly and written whole."""
 
+import copy
 import dataclasses
 import io
 import pickle
@@ -94,7 +95,8 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
         if not hasattr(config.pipeline.model, key):
             raise UsageError(f"{config_path}: method {config.method_name!r} has no model setting {key!r}")
         setattr(config.pipeline.model, key, value)
-    pipeline: VanillaPipeline = config.pipeline.setup(device=target, test_mode=test_mode)
+    # a copy, since nerfstudio writes tensors into the configuration of what it sets up
+    pipeline: VanillaPipeline = copy.deepcopy(config.pipeline).setup(device=target, test_mode=test_mode)
     _check_state(checkpoint, state, pipeline.state_dict())
     pipeline.load_pipeline(state, step)
     pipeline.eval()

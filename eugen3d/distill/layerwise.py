@@ -38,6 +38,10 @@ class LayeredField(Protocol):
         """The linear maps that take the last trunk layer's output."""
         ...
 
+    def readers(self, index: int) -> Tensor:
+        """The matrix (outputs, width) that reads trunk layer `index`'s output: the next layer's, or the heads'."""
+        ...
+
     def encode_position(self, x: Tensor, /) -> Tensor:
         """Encoded positions."""
         ...
@@ -109,9 +113,7 @@ def replace_layer(
     Raises:
         ValueError: when the rows are too few for the layer, or hold values that are not finite.
     """
-    dense = teacher.trunk[index][0]
-    if not isinstance(dense, nn.Linear):
-        raise ValueError(f"layer {index} is a {type(dense).__name__}, expected the teacher's dense layer")
+    dense = _dense_of(teacher.trunk[index], f"layer {index}")
     needed = rows_needed(config.layer, dense.in_features)
     if len(rows) < needed:
         raise ValueError(f"{len(rows)} rows for layer {index} with m = {config.layer.num_features}, expected {needed}")
@@ -121,13 +123,14 @@ def replace_layer(
     if config.layer.phi == "identity":
         block = _reduced_rank_block(problem, dense, moments, config.layer)
     else:
-        block = nn.Sequential(_start_layer(dense, moments, config, generator))
+        block = nn.Sequential(_start_layer(problem, dense, moments, config, generator))
     block = block.to(dense.weight.device, dense.weight.dtype)
-    if config.layer.phi != "identity" or config.layer.order > 1 or config.fit_steps:
+    if config.layer.phi != "identity" or config.layer.order > 1:
         _solve_block(problem, block, slice(held_out, None))
     if config.fit_steps:
-        _fit_block(problem, block, slice(held_out, None), config, generator, on_step)
-        _solve_block(problem, block, slice(held_out, None))
+        _fit_block(problem, block, moments, slice(held_out, None), config, generator, on_step)
+        if config.layer.phi != "identity":
+            _solve_block(problem, block, slice(held_out, None))
     student.trunk[index] = block.train(student.trunk[index].training)
     return LayerReport(index, len(rows), problem.relative_error(block, slice(0, held_out)))
 
@@ -144,10 +147,8 @@ def refit_dense(teacher: LayeredField, student: LayeredField, name: str, rows: R
     """
     head = student.heads.get(name)
     index = len(student.trunk) if head is not None else int(name.removeprefix("trunk."))
-    dense = head[0] if head is not None else student.trunk[index][0]
-    target = teacher.heads[name][0] if head is not None else teacher.trunk[index][0]
-    if not isinstance(dense, nn.Linear):
-        raise ValueError(f"{name} is a {type(dense).__name__}, expected a dense layer")
+    dense = _dense_of(student.trunk[index] if head is None else head, name)
+    target = _dense_of(teacher.trunk[index] if head is None else teacher.heads[name], name)
     moments = Moments()
     for x, z in _LayerProblem(teacher, student, index, rows, target).chunks(slice(None)):
         moments.update(x, z - dense(x))
@@ -177,11 +178,23 @@ class _LayerProblem:
 
     def moments(self, part: slice) -> "_LayerMoments":
         """Stream the inputs against the pre-activations, and the outputs against themselves."""
-        linear, outputs = Moments(), Moments()
+        linear, outputs, active = Moments(), Moments(), Moments()
         for x, z in self.chunks(part):
             linear.update(x, z)
             outputs.update(F.relu(z), z[:, :0])
-        return _LayerMoments(linear.covariances(), outputs.covariances())
+            active.update((z > 0).float(), z[:, :0])
+        chances = active.covariances()
+        together = chances.xx + torch.outer(chances.mean_x, chances.mean_x)
+        return _LayerMoments(linear.covariances(), outputs.covariances(), together)
+
+    def readers(self, moments: "_LayerMoments") -> Tensor:
+        """What reads this layer's output, in float64, with the density as loud as all features together."""
+        weight = self.teacher.readers(self.index).double()
+        if self.index < len(self.teacher.trunk) - 1:
+            return weight
+        spread = (weight @ moments.outputs.xx * weight).sum(dim=1).clamp(min=0)
+        loudness = (spread[1:].sum() / spread[0].clamp(min=1e-300)).sqrt()
+        return torch.cat([weight[:1] * loudness, weight[1:]])
 
     def relative_error(self, block: nn.Module, part: slice) -> float:
         squares = torch.zeros(2, dtype=torch.float64)
@@ -195,15 +208,23 @@ class _LayerProblem:
 class _LayerMoments:
     linear: Covariances
     outputs: Covariances
+    active: Tensor
+    """How often each pair of neurons is active together, (width, width)."""
 
 
 def _reduced_rank_block(
     problem: _LayerProblem, dense: nn.Linear, moments: _LayerMoments, config: EUGenConfig
 ) -> nn.Sequential:
-    """Φ = identity: the best A G x + b for the pre-activation, and the ReLU outside (activation-aware low rank)."""
+    """Φ = identity: the best A G x + b for the pre-activation, and the ReLU outside (activation-aware low rank).
+
+    Errors of the pre-activation are weighed as the next layer sees them: through its matrix W, and only where the
+    neurons are active, so by the metric M = WᵀW ∘ P(active together).
+    """
     layer = EUGenLinear.from_config(config, dense.in_features, dense.out_features)
     rank = min(config.num_features, dense.in_features, dense.out_features)
-    readout, projection, bias = reduced_rank_regression(moments.linear, rank)
+    readers = problem.readers(moments)
+    metric = readers.T @ readers * moments.active
+    readout, projection, bias = reduced_rank_regression(moments.linear, rank, metric=metric)
     layer.features.projection.weight[:rank] = projection.to(layer.features.projection.weight)
     layer.readout.weight.zero_()
     layer.readout.weight[:, :rank] = readout.to(layer.readout.weight)
@@ -214,14 +235,19 @@ def _reduced_rank_block(
 
 
 def _start_layer(
-    dense: nn.Linear, moments: _LayerMoments, config: LayerwiseConfig, generator: torch.Generator
+    problem: _LayerProblem,
+    dense: nn.Linear,
+    moments: _LayerMoments,
+    config: LayerwiseConfig,
+    generator: torch.Generator,
 ) -> EUGenLinear:
     """A layer whose projections are the teacher's own neurons that span the others best, or a random draw."""
     settings = config.layer
     layer = EUGenLinear.from_config(settings, dense.in_features, dense.out_features, generator=generator)
     projection = layer.features.projection
     if config.start == "picked":
-        picked = pick_columns(moments.outputs.xx, projection.out_features).cpu()
+        loudness = torch.linalg.vector_norm(problem.readers(moments), dim=0)  # how strongly each neuron is read
+        picked = pick_columns(moments.outputs.xx * torch.outer(loudness, loudness), projection.out_features).cpu()
         projection.weight[: len(picked)] = dense.weight[picked].to(projection.weight)
         if projection.bias is not None and dense.bias is not None:
             projection.bias[: len(picked)] = dense.bias[picked].to(projection.bias)
@@ -236,8 +262,8 @@ def _start_layer(
 
 def _solve_block(problem: _LayerProblem, block: nn.Sequential, part: slice) -> None:
     """Set the readout to the ridge regression of the features that the student's inputs give."""
-    layer = block[0]
-    target = _target_of(block)
+    layer, target = block[0], _target_of(block)
+    assert isinstance(layer, EUGenLinear)
     moments = Moments()
     for x, z in problem.chunks(part):
         moments.update(layer.features(x), target(z))
@@ -252,28 +278,59 @@ def _solve_block(problem: _LayerProblem, block: nn.Sequential, part: slice) -> N
 def _fit_block(
     problem: _LayerProblem,
     block: nn.Sequential,
+    moments: _LayerMoments,
     part: slice,
     config: LayerwiseConfig,
     generator: torch.Generator,
     on_step: Callable[[], None],
 ) -> None:
-    """Adam on projections and readout over this layer's rows alone: the squared error of its output."""
+    """Adam on the projections over this layer's rows alone, for the squared error that the next layer sees.
+
+    The best readout for the layer's output y is the best one for W y too, whatever the projections, but the best
+    projections differ: they are fitted for W y, W being what reads the layer, with a readout of their own.
+    """
     inputs, targets = (torch.cat(parts) for parts in zip(*problem.chunks(part), strict=True))
-    targets = F.relu(targets)
+    readers = problem.readers(moments).to(targets)
+    targets = F.relu(targets) @ readers.T
     scale = targets.var(dim=0).mean()
-    parameters = [p for p in block.parameters() if p.requires_grad]
+    layer = block[0]
+    assert isinstance(layer, EUGenLinear)
+    if len(block) == 1:  # the features and a readout of W y, in the place of the readout of y
+        network = nn.Sequential(layer.features, _affine(readers @ layer.readout.weight, readers @ layer.readout.bias))
+        parameters = list(network.parameters())
+    else:  # the ReLU stands between the layer and W
+        network = nn.Sequential(*block, _affine(readers, readers.new_zeros(len(readers))))
+        parameters = list(layer.parameters())
     optimizer = torch.optim.Adam(parameters, lr=config.fit_learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.fit_steps)
-    block.train()
     for _ in range(config.fit_steps):
         batch = torch.randint(len(inputs), (config.fit_batch_rows,), generator=generator).to(inputs.device)
         with torch.enable_grad():
-            loss = F.mse_loss(block(inputs[batch]), targets[batch]) / scale
+            loss = F.mse_loss(network(inputs[batch]), targets[batch]) / scale
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         on_step()
+
+
+def _affine(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+    return linear
+
+
+def _first_of(chain: nn.Module) -> nn.Module:
+    """The layer of a trunk layer or head, without the activation that may follow it."""
+    return chain[0] if isinstance(chain, nn.Sequential) else chain
+
+
+def _dense_of(chain: nn.Module, name: str) -> nn.Linear:
+    layer = _first_of(chain)
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(f"{name} is a {type(layer).__name__}, expected a dense layer")
+    return layer
 
 
 def _target_of(block: nn.Sequential) -> Callable[[Tensor], Tensor]:
@@ -291,7 +348,8 @@ def chosen_layers(field: LayeredField, layers: Sequence[str] | None) -> tuple[in
     Raises:
         ValueError: naming what did not match and what there is.
     """
-    dense = {i: block[0] for i, block in enumerate(field.trunk) if isinstance(block[0], nn.Linear)}
+    firsts = {i: _first_of(block) for i, block in enumerate(field.trunk)}
+    dense = {i: layer for i, layer in firsts.items() if isinstance(layer, nn.Linear)}
     if layers is None:
         return tuple(i for i, linear in dense.items() if linear.in_features == linear.out_features)
     chosen = []

@@ -36,21 +36,38 @@ def solve_readout(moments: Covariances, ridge: float = RIDGE) -> tuple[Tensor, T
     return weight, moments.mean_y - weight @ moments.mean_x
 
 
-def reduced_rank_regression(moments: Covariances, rank: int, ridge: float = RIDGE) -> tuple[Tensor, Tensor, Tensor]:
-    """A (q, rank), G (rank, p) and b (q,) that minimise Σ‖A G x + b − y‖².
+def reduced_rank_regression(
+    moments: Covariances, rank: int, ridge: float = RIDGE, metric: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A (q, rank), G (rank, p) and b (q,) that minimise Σ eᵀ M e, e = A G x + b − y.
 
     The rows of G give uncorrelated projections of unit variance, strongest first.
+
+    Args:
+        metric: M (q, q), positive semi-definite: which errors matter; the identity by default. A hundredth of its mean
+            eigenvalue is added, so that no error is free.
     """
     full, _ = solve_readout(moments, ridge)
-    fitted = full @ moments.xx @ full.T
+    root, inverse = _square_roots(torch.eye(len(full), dtype=full.dtype, device=full.device), metric)
+    weighted = root @ full
+    fitted = weighted @ moments.xx @ weighted.T
     _, vectors = torch.linalg.eigh((fitted + fitted.T) / 2)
     basis = vectors[:, -rank:].flip(1)
-    projection = basis.T @ full
+    projection = basis.T @ weighted
     spread = (projection @ moments.xx @ projection.T).diagonal().clamp(min=0).sqrt()
     scale = torch.where(spread > 0, spread, torch.ones_like(spread))
-    readout = basis * scale
+    readout = inverse @ basis * scale
     projection = projection / scale[:, None]
     return readout, projection, moments.mean_y - readout @ (projection @ moments.mean_x)
+
+
+def _square_roots(identity: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The symmetric square root of a metric and its inverse."""
+    if metric is None:
+        return identity, identity
+    values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
+    values = values.clamp(min=0) + 0.01 * values.clamp(min=0).mean() + torch.finfo(values.dtype).tiny
+    return vectors * values.sqrt() @ vectors.T, vectors / values.sqrt() @ vectors.T
 
 
 def pick_columns(covariance: Tensor, count: int) -> Tensor:

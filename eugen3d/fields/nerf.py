@@ -112,6 +112,12 @@ class NerfField(nn.Module):
         """What trunk layer `index` sees, given the encoded positions and the output of the layer before."""
         return torch.cat([encoded, hidden.to(encoded.dtype)], dim=-1) if self._has_skip(index) else hidden
 
+    def readers(self, index: int) -> Tensor:
+        """The matrix (outputs, width) that reads trunk layer `index`'s output; the density's row comes first."""
+        if index == len(self.trunk) - 1:
+            return torch.cat([head[0].weight for head in self.heads.values()])
+        return self.trunk[index + 1][0].weight[:, -self.config.layer_width :]
+
     @property
     def heads(self) -> dict[str, nn.Sequential]:
         """The linear maps of the trunk's output."""

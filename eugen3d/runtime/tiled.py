@@ -4,6 +4,7 @@ A wide layer's activations over a whole chunk of rays are tens of megabytes; wri
 layer they cost more than the products do. A tile of a few thousand rows fits the cache.
 """
 
+from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import torch
@@ -24,6 +25,8 @@ class TiledModule(nn.Module):
         tile_rows: rows per tile; by default what suits the device. A compiled module sees the last tile padded, so
             that it is compiled for one shape.
     """
+
+    _call: Callable[..., Tensor | tuple[Tensor, ...]]
 
     def __init__(self, module: nn.Module, backend: Backend = "eager", tile_rows: int | None = None) -> None:
         super().__init__()

@@ -1,0 +1,82 @@
+"""Rows drawn along rays: how many, and which."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from eugen3d.distill import RaySamples, Rows, draw_rows
+
+
+def some_samples(rays: int = 40, samples: int = 25, weights: Tensor | None = None) -> RaySamples:
+    """Samples whose first coordinate is their number, and whose direction is minus their position."""
+    positions = torch.zeros(rays, samples, 3)
+    positions[..., 0] = torch.arange(rays * samples).view(rays, samples)
+    return RaySamples(positions, -positions, torch.rand(rays, samples) if weights is None else weights)
+
+
+def numbers(rows: Rows) -> list[int]:
+    return rows.positions[:, 0].long().tolist()
+
+
+def draw(samples: list[RaySamples], share: float, weighted: float, seed: int = 0) -> Rows:
+    return draw_rows(samples, share, weighted, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
+@pytest.mark.parametrize("weighted", [0.0, 0.67, 1.0])
+def test_the_share_of_every_batch_is_kept(share: float, weighted: float) -> None:
+    rows = draw([some_samples(), some_samples(rays=8)], share, weighted)
+    assert len(rows) == len(rows.directions) == round(share * 1000) + round(share * 200)
+    assert torch.equal(rows.directions, -rows.positions), "positions keep their directions"
+
+
+def test_the_smallest_share_keeps_a_row() -> None:
+    assert len(draw([some_samples()], 1e-6, 0.0)) == 1
+
+
+def test_all_samples_drawn_evenly_are_all_samples_shuffled() -> None:
+    drawn = numbers(draw([some_samples()], 1.0, 0.0))
+    assert drawn != sorted(drawn) and sorted(drawn) == list(range(1000))
+
+
+def test_rows_of_several_batches_are_mixed() -> None:
+    first, second = some_samples(), some_samples()
+    second.positions[..., 1] = 1
+    halves = draw([first, second], 0.5, 0.5).positions[:, 1].split(500)
+    assert all(0.3 < float(half.mean()) < 0.7 for half in halves)
+
+
+def test_heavy_samples_are_preferred() -> None:
+    """One sample in ten carries 0.9 of the weight; its expected share of weighted rows is that."""
+    weights = torch.full((40, 25), 0.1 / 900)
+    weights.view(-1)[:100] = 0.9 / 100
+    samples = some_samples(weights=weights)
+
+    def heavy(weighted: float) -> float:
+        drawn = numbers(draw([samples], 0.5, weighted))
+        return sum(number < 100 for number in drawn) / len(drawn)
+
+    assert heavy(0.0) == pytest.approx(0.1, abs=0.05)
+    assert heavy(1.0) == pytest.approx(0.9, abs=0.05)
+    assert heavy(0.5) == pytest.approx(0.5, abs=0.07)
+
+
+def test_the_generator_alone_decides() -> None:
+    samples = some_samples()
+    first = draw([samples], 0.3, 0.5, seed=1)
+    torch.rand(3)  # the global state plays no part
+    assert torch.equal(draw([samples], 0.3, 0.5, seed=1).positions, first.positions)
+    assert not torch.equal(draw([samples], 0.3, 0.5, seed=2).positions, first.positions)
+
+
+def test_samples_of_negative_or_no_weight_are_drawn_evenly_alone() -> None:
+    weights = torch.zeros(40, 25)
+    weights[0, :5] = -1e-9
+    weights[1, 0] = 0.5
+    drawn = numbers(draw([some_samples(weights=weights)], 0.2, 1.0))
+    assert set(drawn) == {25}
+
+
+def test_rays_without_any_weight_are_drawn_evenly() -> None:
+    drawn = numbers(draw([some_samples(weights=torch.zeros(40, 25))], 0.2, 1.0))
+    assert len(drawn) == len(set(drawn)) == 200

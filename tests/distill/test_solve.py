@@ -1,0 +1,156 @@
+"""The closed forms against numpy's and scipy's solutions over the rows themselves."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import qr
+from torch import Tensor
+
+from eugen3d.distill.moments import Covariances, Moments
+from eugen3d.distill.solve import pick_columns, reduced_rank_regression, relative_residual, solve_readout
+
+
+def moments_of(x: Tensor, y: Tensor) -> Covariances:
+    moments = Moments()
+    moments.update(x, y)
+    return moments.covariances()
+
+
+def problem(count: int = 200) -> tuple[Tensor, Tensor]:
+    """Correlated inputs (count, 6) of unequal scales, and targets (count, 5) that they explain in part."""
+    generator = torch.Generator().manual_seed(1)
+    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    scales = torch.tensor([1e-2, 0.1, 1.0, 1.0, 10.0, 50.0], dtype=torch.float64)
+    x = torch.randn(count, 6, generator=generator, dtype=torch.float64) @ mixing * scales + 3.0
+    y = (x / scales) @ torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    return x, y + torch.randn(count, 5, generator=generator, dtype=torch.float64)
+
+
+def residual(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> float:
+    return float((x @ weight.T + bias - y).square().sum())
+
+
+def test_the_readout_is_least_squares() -> None:
+    x, y = problem()
+    weight, bias = solve_readout(moments_of(x, y), ridge=1e-14)
+    design = np.concatenate([x.numpy(), np.ones((len(x), 1))], axis=1)
+    expected = np.linalg.lstsq(design, y.numpy(), rcond=None)[0]
+    np.testing.assert_allclose(weight, expected[:-1].T, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(bias, expected[-1], rtol=1e-6)
+    assert residual(x, y, weight + 1e-3, bias) > residual(x, y, weight, bias)
+
+
+def test_the_ridge_is_the_textbook_s_on_standardised_inputs() -> None:
+    x, y = problem()
+    weight, _ = solve_readout(moments_of(x, y), ridge=0.3)
+    deviations = x.std(dim=0, unbiased=False)
+    z, centred = (x - x.mean(0)) / deviations, y - y.mean(0)
+    gram = z.T @ z + 0.3 * len(x) * torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(weight, torch.linalg.solve(gram, z.T @ centred).T / deviations)
+
+
+def test_the_unit_of_an_input_does_not_matter() -> None:
+    x, y = problem()
+    units = torch.tensor([1e-5, 1.0, 1e4, 1.0, 7.0, 1e-3], dtype=torch.float64)
+    weight, bias = solve_readout(moments_of(x, y))
+    other_weight, other_bias = solve_readout(moments_of(x * units, y))
+    torch.testing.assert_close(other_weight * units, weight, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(other_bias, bias, rtol=1e-6, atol=1e-6)
+
+
+def test_a_feature_that_never_varies_gets_no_weight() -> None:
+    x, y = problem()
+    constant = torch.cat([x, torch.full((len(x), 1), 5.0, dtype=torch.float64)], dim=1)
+    weight, bias = solve_readout(moments_of(constant, y))
+    expected_weight, expected_bias = solve_readout(moments_of(x, y))
+    assert torch.equal(weight[:, -1], torch.zeros(5, dtype=torch.float64))
+    torch.testing.assert_close(weight[:, :-1], expected_weight)
+    torch.testing.assert_close(bias, expected_bias)
+
+
+def test_inputs_that_are_all_constant_leave_the_mean() -> None:
+    _, y = problem()
+    weight, bias = solve_readout(moments_of(torch.ones(len(y), 3), y))
+    assert not weight.any()
+    torch.testing.assert_close(bias, y.mean(0))
+
+
+def test_a_singular_problem_without_ridge_is_solved() -> None:
+    x, y = problem()
+    doubled = torch.cat([x, x], dim=1)
+    weight, bias = solve_readout(moments_of(doubled, y), ridge=0.0)
+    alone = solve_readout(moments_of(x, y), ridge=0.0)
+    assert weight.isfinite().all()
+    assert residual(doubled, y, weight, bias) == pytest.approx(residual(x, y, *alone), rel=1e-6)
+
+
+def test_reduced_rank_regression_at_full_rank_is_least_squares() -> None:
+    moments = moments_of(*problem())
+    readout, projection, bias = reduced_rank_regression(moments, 5)
+    weight, expected_bias = solve_readout(moments)
+    torch.testing.assert_close(readout @ projection, weight, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(bias, expected_bias)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_reduced_rank_regression_is_the_best_of_its_rank(rank: int) -> None:
+    """The reference: whiten the inputs, regress, and cut the singular value decomposition of the fitted targets."""
+    x, y = problem()
+    readout, projection, bias = reduced_rank_regression(moments_of(x, y), rank, ridge=1e-14)
+    u = np.linalg.svd((x - x.mean(0)).numpy(), full_matrices=False)[0]  # white: uᵀu = I
+    left, values, right = np.linalg.svd(u.T @ (y - y.mean(0)).numpy(), full_matrices=False)
+    expected = u @ (left[:, :rank] * values[:rank]) @ right[:rank] + y.mean(0).numpy()
+    assert readout.shape == (5, rank) and projection.shape == (rank, 6)
+    np.testing.assert_allclose(x @ (readout @ projection).T + bias, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_its_error_falls_with_the_rank() -> None:
+    x, y = problem()
+    moments = moments_of(x, y)
+    errors = []
+    for rank in range(1, 6):
+        readout, projection, bias = reduced_rank_regression(moments, rank)
+        errors.append(residual(x, y, readout @ projection, bias))
+    assert all(later < earlier * (1 - 1e-4) for earlier, later in itertools.pairwise(errors))
+
+
+def test_its_projections_are_uncorrelated_with_unit_variance() -> None:
+    x, y = problem()
+    _, projection, _ = reduced_rank_regression(moments_of(x, y), 3)
+    torch.testing.assert_close((x @ projection.T).T.cov(correction=0), torch.eye(3, dtype=torch.float64))
+
+
+def test_picked_columns_span_a_rank_deficient_matrix() -> None:
+    activations = torch.randn(100, 4, dtype=torch.float64) @ torch.randn(4, 12, dtype=torch.float64)
+    picked = pick_columns(moments_of(activations, activations[:, :0]).xx, 12)
+    assert len(picked) == 4, "nothing is left to explain after the rank"
+    centred = activations - activations.mean(0)
+    solution = torch.linalg.lstsq(centred[:, picked], centred).solution
+    torch.testing.assert_close(centred[:, picked] @ solution, centred)
+    fewer = torch.linalg.lstsq(centred[:, picked[:3]], centred).solution
+    assert not torch.allclose(centred[:, picked[:3]] @ fewer, centred, atol=1e-3)
+
+
+def test_columns_are_picked_in_the_order_of_pivoted_qr() -> None:
+    activations = torch.relu(torch.randn(300, 20, dtype=torch.float64) @ torch.randn(20, 16, dtype=torch.float64))
+    picked = pick_columns(moments_of(activations, activations[:, :0]).xx, 10)
+    order = qr((activations - activations.mean(0)).numpy(), mode="r", pivoting=True)[-1]
+    assert picked.tolist() == order[:10].tolist()
+
+
+def test_no_column_is_picked_twice_and_idle_ones_never() -> None:
+    activations = torch.relu(torch.randn(50, 8, dtype=torch.float64))
+    activations[:, [2, 5]] = 0
+    picked = pick_columns(moments_of(activations, activations[:, :0]).xx, 8).tolist()
+    assert sorted(picked) == [0, 1, 3, 4, 6, 7]
+
+
+def test_the_relative_residual_is_that_of_the_rows() -> None:
+    x, y = problem()
+    weight, bias = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    expected = (x @ weight.T + bias - y).norm() / y.norm()
+    assert relative_residual(moments_of(x, y), weight, bias) == pytest.approx(float(expected), rel=1e-9)
+    exact = moments_of(x, x @ weight.T + bias)
+    assert relative_residual(exact, weight, bias) < 1e-6
