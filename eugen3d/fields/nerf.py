@@ -115,8 +115,11 @@ class NerfField(nn.Module):
     def readers(self, index: int) -> Tensor:
         """The matrix (outputs, width) that reads trunk layer `index`'s output; the density's row comes first."""
         if index == len(self.trunk) - 1:
-            return torch.cat([head[0].weight for head in self.heads.values()])
-        return self.trunk[index + 1][0].weight[:, -self.config.layer_width :]
+            readers: list[nn.Module] = [head[0] for head in self.heads.values()]
+        else:
+            readers = [self.trunk.get_submodule(f"{index + 1}.0")]
+        weights = [reader.weight for reader in readers if isinstance(reader, nn.Linear)]
+        return torch.cat(weights)[:, -self.config.layer_width :]
 
     @property
     def heads(self) -> dict[str, nn.Sequential]:

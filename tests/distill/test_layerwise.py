@@ -20,7 +20,6 @@ from eugen3d.distill import (
     rows_needed,
     solve_order,
 )
-from eugen3d.distill.layerwise import LayeredField
 from eugen3d.fields import NerfField
 from eugen3d.layers import EUGenConfig, EUGenLinear
 from eugen3d.layers.features import Phi
@@ -57,11 +56,6 @@ def error_at(teacher: NerfField, student: NerfField, index: int) -> float:
     positions = torch.rand(500, 3, generator=torch.Generator().manual_seed(9)) * 2 - 1
     expected = output_of(teacher, index, positions)
     return float((output_of(student, index, positions) - expected).norm() / expected.norm())
-
-
-def test_a_nerf_field_is_a_layered_field(teacher: NerfField) -> None:
-    assert isinstance(teacher, LayeredField)
-    assert not isinstance(nn.Linear(2, 2), LayeredField)
 
 
 @pytest.mark.parametrize("phi", ["relu", "identity"])
@@ -209,6 +203,7 @@ def test_a_teacher_s_layer_that_is_not_dense_is_refused(teacher: NerfField, rows
     assert chosen_layers(student, None) == (3,)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_start_is_refused() -> None:
     with pytest.raises(ValueError, match="projection 'best' is unknown"):
         settings(8, start="best")
@@ -221,6 +216,14 @@ def test_chosen_layers(teacher: NerfField) -> None:
     for name in ("4", "feature", "-1", "trunk.x"):
         with pytest.raises(ValueError, match=rf"--layers: '{name}' matches none.*trunk\.0, trunk\.1"):
             chosen_layers(teacher, ["1", name])
+
+
+def test_readers_are_the_weights_of_what_comes_next(teacher: NerfField) -> None:
+    assert torch.equal(teacher.readers(0), teacher.get_parameter("trunk.1.0.weight"))
+    after_skip = teacher.get_parameter("trunk.2.0.weight")
+    assert after_skip.shape[1] > 32 and torch.equal(teacher.readers(1), after_skip[:, -32:])
+    heads = teacher.readers(3)
+    assert heads.shape == (33, 32) and torch.equal(heads[:1], teacher.get_parameter("density_head.0.weight"))
 
 
 def test_solve_order(teacher: NerfField) -> None:

@@ -154,3 +154,29 @@ def test_the_relative_residual_is_that_of_the_rows() -> None:
     assert relative_residual(moments_of(x, y), weight, bias) == pytest.approx(float(expected), rel=1e-9)
     exact = moments_of(x, x @ weight.T + bias)
     assert relative_residual(exact, weight, bias) < 1e-6
+
+
+def test_a_metric_says_which_errors_matter() -> None:
+    x, y = problem()
+    moments = moments_of(x, y)
+
+    def errors(metric: Tensor | None) -> Tensor:
+        readout, projection, bias = reduced_rank_regression(moments, 2, metric=metric)
+        return (x @ (readout @ projection).T + bias - y).square().sum(dim=0)
+
+    equal = 3 * torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(errors(equal), errors(None))
+    for output in range(5):
+        heavy = torch.ones(5, dtype=torch.float64)
+        heavy[output] = 1e4
+        alone = solve_readout(moments)
+        best = (x @ alone[0].T + alone[1] - y).square().sum(dim=0)[output]
+        assert float(errors(heavy.diag())[output] / best) == pytest.approx(1, abs=1e-3)
+    assert errors(None).sum() < errors(heavy.diag()).sum()
+
+
+def test_a_metric_that_is_zero_still_solves() -> None:
+    readout, projection, bias = reduced_rank_regression(
+        moments_of(*problem()), 2, metric=torch.zeros(5, 5, dtype=torch.float64)
+    )
+    assert all(part.isfinite().all() for part in (readout, projection, bias))
