@@ -47,7 +47,8 @@ class Muon(torch.optim.Optimizer):
     density and colour heads, are Adam's, at `adam_lr_ratio` of the learning rate. Every step has full rank, noise
     included; the weight decay, decoupled and of matrices alone, lets go of what no gradient asks for again.
 
-    On the embedded scene 200 steps of it brought a dense 8x256 NeRF to where Adam was after about 700.
+    On the embedded scene 500 steps of `eugen-nerf-small` come to 18.2 dB with it (learning rate 0.01) and to 15.6 dB
+    with Adam (0.002). The networks that it trains use all their directions, which makes them harder to distil.
     """
 
     def __init__(
