@@ -276,7 +276,7 @@ class Distill:
         try:
             layer = EUGenConfig(num_features=self.num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
         except ValueError as error:
-            raise UsageError(str(error)) from None
+            raise UsageError(f"--{str(error).replace('_', '-')}") from None
         return LayerwiseConfig(
             layer=layer, start=self.projection, fit_steps=self.fit_steps, fit_learning_rate=self.fit_learning_rate
         )

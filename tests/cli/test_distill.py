@@ -166,7 +166,7 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--layers", "trunk.7"), "--layers: 'trunk.7' matches none of the teacher's dense layers"),
         (("--layers", "none"), "--layers none: found no --refine-steps"),
         (("--num-features", "2000"), "--sampling.num-rays: 300 rays give 1200 rows, expected at least"),
-        (("--num-features", "0"), "num_features is 0, expected at least 1"),
+        (("--num-features", "0"), "--num-features is 0, expected at least 1"),
         (("--fit-steps", "-1"), "--fit-steps: is -1, expected 0 or more"),
         (("--refine-steps", "-3"), "--refine-steps: is -3, expected 0 or more"),
         (("--device", "tpu"), "--device tpu: is unknown"),
