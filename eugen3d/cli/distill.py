@@ -1,5 +1,6 @@
 """`eugen3d distill`: a trained run in, a run of EUGen layers out, that every nerfstudio command loads."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -120,9 +121,7 @@ class Distill:
         if self.refine_steps:
             config.merged = True
             self._refine(run, student, progress)
-        counts["folded"] = _count(fold(student.fields))
-        if not self.refine_steps:
-            student = self._student(run, config, fields)
+        counts["folded"] = _count(fold(copy.deepcopy(student.fields)))
         self._save(run, config, student, progress, counts)
 
     def _solve(
