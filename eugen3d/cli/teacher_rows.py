@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from eugen3d.cli.errors import UsageError
-from eugen3d.distill import RaySamples, Rows, draw_rows
+from eugen3d.distill import RaySamples, Rows, draw_rows, shuffle_rows
 from eugen3d.models.nerf import EUGenNerfModel
 
 RAYS_PER_BATCH = 1024
@@ -72,8 +72,8 @@ def sample_rows(
         torch.manual_seed(seed)
         for seen in _seen_along(model, RayGenerator(cameras.to(model.device)), pixels):
             for name, batch in seen.items():
-                kept[name].append(draw_rows([batch], share, config.weighted_fraction, generator))
-    return {name: _shuffled(parts, generator) for name, parts in kept.items()}
+                kept[name].append(draw_rows(batch, share, config.weighted_fraction, generator))
+    return {name: shuffle_rows(parts, generator) for name, parts in kept.items()}
 
 
 def _draw_pixels(heights: Tensor, widths: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
@@ -95,9 +95,3 @@ def _seen_along(model: EUGenNerfModel, generate: RayGenerator, pixels: Tensor) -
     for batch in track(batches, description="sampling the teacher", transient=True):
         rays = generate(batch.to(model.device))
         yield {name: RaySamples(*seen) for name, seen in model.field_samples(rays).items()}
-
-
-def _shuffled(parts: list[Rows], generator: torch.Generator) -> Rows:
-    positions, directions = (torch.cat([getattr(p, key) for p in parts]) for key in ("positions", "directions"))
-    order = torch.randperm(len(positions), generator=generator).to(positions.device)
-    return Rows(positions[order], directions[order])

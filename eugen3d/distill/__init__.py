@@ -9,7 +9,7 @@ from eugen3d.distill.layerwise import (
     rows_needed,
     solve_order,
 )
-from eugen3d.distill.rays import RaySamples, Rows, draw_rows
+from eugen3d.distill.rays import RaySamples, Rows, draw_rows, shuffle_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "refit_dense",
     "replace_layer",
     "rows_needed",
+    "shuffle_rows",
     "solve_order",
 ]

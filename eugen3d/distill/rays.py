@@ -4,7 +4,7 @@ A teacher's ray has many samples, of which a few carry all the colour. Rows draw
 where pixels come from; rows drawn evenly keep it right in empty and hidden space.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,28 +34,26 @@ class Rows:
         return len(self.positions)
 
 
-def draw_rows(
-    samples: Iterable[RaySamples], pair_fraction: float, weighted_fraction: float, generator: torch.Generator
-) -> Rows:
-    """Keep a share of the samples of every batch of rays.
+def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
+    """Keep a share of the samples of a batch of rays.
 
     Args:
-        samples: batches; only the rows that are kept stay in memory.
         pair_fraction: share of the samples that become rows, in (0, 1].
         weighted_fraction: share of these rows that is drawn by rendering weight, the rest evenly; in [0, 1].
     """
-    positions, directions = [], []
-    for batch in samples:
-        weights = batch.weights.flatten().clamp(min=0)  # a sample of zero length may come out at -1e-9
-        count = max(1, round(pair_fraction * len(weights)))
-        weighted = round(weighted_fraction * count) if weights.sum() > 0 else 0
-        chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]
-        if weighted:
-            by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
-            chosen = torch.cat([chosen, by_weight])
-        chosen = chosen.to(batch.positions.device)
-        positions.append(batch.positions.reshape(-1, 3)[chosen])
-        directions.append(batch.directions.reshape(-1, 3)[chosen])
-    order = torch.randperm(sum(map(len, positions)), generator=generator)
-    order = order.to(positions[0].device)
-    return Rows(torch.cat(positions)[order], torch.cat(directions)[order])
+    weights = samples.weights.flatten().clamp(min=0)  # a sample of zero length may come out at -1e-9
+    count = max(1, round(pair_fraction * len(weights)))
+    weighted = round(weighted_fraction * count) if weights.sum() > 0 else 0
+    chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]
+    if weighted:
+        by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
+        chosen = torch.cat([chosen, by_weight])
+    chosen = chosen.to(samples.positions.device)
+    return Rows(samples.positions.reshape(-1, 3)[chosen], samples.directions.reshape(-1, 3)[chosen])
+
+
+def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
+    """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole."""
+    positions = torch.cat([part.positions for part in parts])
+    order = torch.randperm(len(positions), generator=generator).to(positions.device)
+    return Rows(positions[order], torch.cat([part.directions for part in parts])[order])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eugen3d.distill import RaySamples, Rows, draw_rows
+from eugen3d.distill import RaySamples, Rows, draw_rows, shuffle_rows
 
 
 def some_samples(rays: int = 40, samples: int = 25, weights: Tensor | None = None) -> RaySamples:
@@ -19,7 +19,8 @@ def numbers(rows: Rows) -> list[int]:
 
 
 def draw(samples: list[RaySamples], share: float, weighted: float, seed: int = 0) -> Rows:
-    return draw_rows(samples, share, weighted, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return shuffle_rows([draw_rows(batch, share, weighted, generator) for batch in samples], generator)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
