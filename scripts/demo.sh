@@ -21,7 +21,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 scene=data/still_life
 teacher=$scene/teacher/config.yml
 out=outputs/demo
-steps=500
+steps=300
 
 # train NAME [FLAGS...]: eugen-nerf-small for $steps steps; goes on from the last checkpoint there is.
 train() {
@@ -57,8 +57,8 @@ train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-w
 
 # Half of the parameters of three layers, by reduced-rank regression alone.
 distil closed-form $teacher --layers 2 6 7 --phi identity --num-features 63
-distil layerwise $teacher --num-features 64 --fit-steps 600
-distil refined $out/layerwise/config.yml --layers none --refine-steps 420
+distil layerwise $teacher --num-features 64 --fit-steps 300
+distil refined $out/layerwise/config.yml --layers none --refine-steps 600
 
 small=eugen-nerf-small/run/config.yml
 eugen3d score --device "$device" --num-images 4 --downscale-factor 2 --output $out/score.json --report $out/report.html \

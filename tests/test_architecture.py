@@ -13,19 +13,21 @@ PACKAGE = PROJECT / "eugen3d"
 ARROWS: dict[str, set[str]] = {
     "layers": set(),
     "runtime": {"layers"},
-    "distill": {"layers"},
+    "training": set(),
+    "distill": {"layers", "training"},
     "fields": {"layers"},
     "metrics": {"layers"},
     "datasets": set(),
-    "models": {"layers", "runtime", "fields", "metrics"},
+    "models": {"layers", "runtime", "training", "fields", "metrics"},
     "methods": {"layers", "models", "datasets"},
-    "cli": {"layers", "runtime", "distill", "fields", "metrics", "datasets", "models", "methods"},
+    "cli": {"layers", "runtime", "training", "distill", "fields", "metrics", "datasets", "models", "methods"},
 }
 """Every package with the packages of eugen3d that it may import; layers are everybody's vocabulary."""
 
 THIRD_PARTY: dict[str, set[str]] = {
     "layers": {"torch"},
     "runtime": {"torch", "jaxtyping"},
+    "training": {"torch"},
     "distill": {"torch", "jaxtyping"},
     "fields": {"torch", "jaxtyping"},
     "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy"},

@@ -24,6 +24,7 @@ from eugen3d.cli.files import write_whole
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.distill import (
+    FitConfig,
     LayerReport,
     LayerwiseConfig,
     RefineConfig,
@@ -67,15 +68,15 @@ class Distill:
     use_norm: bool = False
     """Project the input's norm too."""
     fit_steps: int = 0
-    """Gradient steps on every layer's rows alone, after the closed form."""
-    fit_learning_rate: float = 2e-3
-    """Learning rate of these."""
+    """Gradient steps on every layer's rows alone, after the closed form, for the field's opacity and colour."""
+    fit_learning_rate: float = 3e-3
+    """Learning rate of these, Muon's."""
     refine_steps: int = 0
     """Gradient steps end to end on the photographs' rays, over the folded student."""
     refine_num_rays: int = 512
     """Rays per such step."""
-    refine_learning_rate: float = 1e-3
-    """Learning rate of these."""
+    refine_learning_rate: float = 4e-4
+    """Learning rate of these, Muon's."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Where the rows come from."""
     seed: int = 0
@@ -276,9 +277,8 @@ class Distill:
             layer = EUGenConfig(num_features=self.num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
         except ValueError as error:
             raise UsageError(f"--{str(error).replace('_', '-')}") from None
-        return LayerwiseConfig(
-            layer=layer, start=self.projection, fit_steps=self.fit_steps, fit_learning_rate=self.fit_learning_rate
-        )
+        fit = FitConfig(steps=self.fit_steps, learning_rate=self.fit_learning_rate)
+        return LayerwiseConfig(layer, self.projection, fit)
 
     def _settings(self, run: Run) -> dict[str, Any]:
         """What has to be the same for an interrupted run to be continued."""

@@ -1,5 +1,6 @@
 """Distillation: from a teacher's rays to a student of EUGen layers, in closed form first, by gradients where asked."""
 
+from eugen3d.distill.fit import FitConfig
 from eugen3d.distill.layerwise import (
     LayerReport,
     LayerwiseConfig,
@@ -13,6 +14,7 @@ from eugen3d.distill.rays import RaySamples, Rows, draw_rows, shuffle_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 
 __all__ = [
+    "FitConfig",
     "LayerReport",
     "LayerwiseConfig",
     "RaySamples",

@@ -3,52 +3,28 @@
 The targets of layer i are the teacher's outputs, its inputs are the student's: a layer makes up for the errors of
 those before it as far as it can. The dense layers and heads that come after a replaced one make up for them too: a
 least-squares correction of their weights, which costs nothing at inference. Three depths of effort: a closed form,
-gradient steps on that layer's rows alone followed by the closed form of its readout once more, and (elsewhere)
-end-to-end refinement.
+gradient steps on that layer's rows alone (`eugen3d.distill.fit`), and (elsewhere) end-to-end refinement.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eugen3d.distill.moments import Covariances, Moments
+from eugen3d.distill.fit import FitConfig, fit_block
+from eugen3d.distill.moments import Moments
+from eugen3d.distill.problem import LayeredField, LayerMoments, LayerProblem
 from eugen3d.distill.rays import Rows
 from eugen3d.distill.solve import pick_columns, reduced_rank_regression, relative_residual, solve_readout
 from eugen3d.layers import EUGenConfig, EUGenLinear, make_activation
 
 Start = Literal["picked", "orthogonal", "gaussian", "rademacher"]
 
-CHUNK_ROWS = 1 << 14
 REFIT_RIDGE = 1e-4
 HELD_OUT = 8  # one row in so many is kept for the relative error
-
-
-@runtime_checkable
-class LayeredField(Protocol):
-    """What a field has to offer: a trunk of hidden layers that can be evaluated one by one."""
-
-    trunk: nn.ModuleList
-
-    @property
-    def heads(self) -> dict[str, nn.Sequential]:
-        """The linear maps that take the last trunk layer's output."""
-        ...
-
-    def readers(self, index: int) -> Tensor:
-        """The matrix (outputs, width) that reads trunk layer `index`'s output: the next layer's, or the heads'."""
-        ...
-
-    def encode_position(self, x: Tensor, /) -> Tensor:
-        """Encoded positions."""
-        ...
-
-    def trunk_input(self, index: int, encoded: Tensor, hidden: Tensor) -> Tensor:
-        """What trunk layer `index` sees."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,12 +35,8 @@ class LayerwiseConfig:
     """The layer that stands for a dense layer and its ReLU."""
     start: Start = "picked"
     """Where projections come from when phi is not the identity: the teacher's own neurons, or a random draw."""
-    fit_steps: int = 0
-    """Gradient steps on the layer's rows after the closed form; 0 for none."""
-    fit_batch_rows: int = 2048
-    """Rows per gradient step."""
-    fit_learning_rate: float = 2e-3
-    """Adam's, decayed to zero along a cosine."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """Gradient steps on the layer's rows after the closed form."""
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
@@ -118,7 +90,7 @@ def replace_layer(
     if len(rows) < needed:
         raise ValueError(f"{len(rows)} rows for layer {index} with m = {config.layer.num_features}, expected {needed}")
     held_out = len(rows) // HELD_OUT
-    problem = _LayerProblem(teacher, student, index, rows, dense)
+    problem = LayerProblem(teacher, student, index, rows, dense)
     moments = problem.moments(slice(held_out, None))
     if config.layer.phi == "identity":
         block = _reduced_rank_block(problem, dense, moments, config.layer)
@@ -127,10 +99,8 @@ def replace_layer(
     block = block.to(dense.weight.device, dense.weight.dtype)
     if config.layer.phi != "identity" or config.layer.order > 1:
         _solve_block(problem, block, slice(held_out, None))
-    if config.fit_steps:
-        _fit_block(problem, block, moments, slice(held_out, None), config, generator, on_step)
-        if config.layer.phi != "identity":
-            _solve_block(problem, block, slice(held_out, None))
+    if config.fit.steps:
+        fit_block(problem, block, moments, slice(held_out, None), config.fit, generator, on_step)
     student.trunk[index] = block.train(student.trunk[index].training)
     return LayerReport(index, len(rows), problem.relative_error(block, slice(0, held_out)))
 
@@ -150,7 +120,7 @@ def refit_dense(teacher: LayeredField, student: LayeredField, name: str, rows: R
     dense = _dense_of(student.trunk[index] if head is None else head, name)
     target = _dense_of(teacher.trunk[index] if head is None else teacher.heads[name], name)
     moments = Moments()
-    for x, z in _LayerProblem(teacher, student, index, rows, target).chunks(slice(None)):
+    for x, z in LayerProblem(teacher, student, index, rows, target).chunks(slice(None)):
         moments.update(x, z - dense(x))
     weight, bias = solve_readout(moments.covariances(), REFIT_RIDGE)
     dense.weight.add_(weight)
@@ -158,62 +128,8 @@ def refit_dense(teacher: LayeredField, student: LayeredField, name: str, rows: R
         dense.bias.add_(bias)
 
 
-class _LayerProblem:
-    """The regression of one layer: the student's inputs, the teacher's pre-activations and outputs, by chunks."""
-
-    def __init__(self, teacher: LayeredField, student: LayeredField, index: int, rows: Rows, dense: nn.Linear) -> None:
-        self.teacher, self.student, self.index, self.rows, self.dense = teacher, student, index, rows, dense
-
-    def chunks(self, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
-        """The student's input and the teacher's pre-activation of every chunk of rows."""
-        for positions in self.rows.positions[part].split(CHUNK_ROWS):
-            yield self._input(self.student, positions), self.dense(self._input(self.teacher, positions))
-
-    def _input(self, field: LayeredField, positions: Tensor) -> Tensor:
-        encoded = field.encode_position(positions)
-        hidden = encoded
-        for index in range(self.index):
-            hidden = field.trunk[index](field.trunk_input(index, encoded, hidden))
-        return hidden if self.index == len(field.trunk) else field.trunk_input(self.index, encoded, hidden)
-
-    def moments(self, part: slice) -> "_LayerMoments":
-        """Stream the inputs against the pre-activations, and the outputs against themselves."""
-        linear, outputs, active = Moments(), Moments(), Moments()
-        for x, z in self.chunks(part):
-            linear.update(x, z)
-            outputs.update(F.relu(z), z[:, :0])
-            active.update((z > 0).float(), z[:, :0])
-        chances = active.covariances()
-        together = chances.xx + torch.outer(chances.mean_x, chances.mean_x)
-        return _LayerMoments(linear.covariances(), outputs.covariances(), together)
-
-    def readers(self, moments: "_LayerMoments") -> Tensor:
-        """What reads this layer's output, in float64, with the density as loud as all features together."""
-        weight = self.teacher.readers(self.index).double()
-        if self.index < len(self.teacher.trunk) - 1:
-            return weight
-        spread = (weight @ moments.outputs.xx * weight).sum(dim=1).clamp(min=0)
-        loudness = (spread[1:].sum() / spread[0].clamp(min=1e-300)).sqrt()
-        return torch.cat([weight[:1] * loudness, weight[1:]])
-
-    def relative_error(self, block: nn.Module, part: slice) -> float:
-        squares = torch.zeros(2, dtype=torch.float64)
-        for x, z in self.chunks(part):
-            target = F.relu(z).double()
-            squares += torch.stack([(block(x).double() - target).square().sum(), target.square().sum()]).cpu()
-        return float((squares[0] / squares[1]).sqrt())
-
-
-@dataclass
-class _LayerMoments:
-    linear: Covariances
-    outputs: Covariances
-    active: Tensor
-    """How often each pair of neurons is active together, (width, width)."""
-
-
 def _reduced_rank_block(
-    problem: _LayerProblem, dense: nn.Linear, moments: _LayerMoments, config: EUGenConfig
+    problem: LayerProblem, dense: nn.Linear, moments: LayerMoments, config: EUGenConfig
 ) -> nn.Sequential:
     """Φ = identity: the best A G x + b for the pre-activation, and the ReLU outside (activation-aware low rank).
 
@@ -235,9 +151,9 @@ def _reduced_rank_block(
 
 
 def _start_layer(
-    problem: _LayerProblem,
+    problem: LayerProblem,
     dense: nn.Linear,
-    moments: _LayerMoments,
+    moments: LayerMoments,
     config: LayerwiseConfig,
     generator: torch.Generator,
 ) -> EUGenLinear:
@@ -260,7 +176,7 @@ def _start_layer(
     return layer
 
 
-def _solve_block(problem: _LayerProblem, block: nn.Sequential, part: slice) -> None:
+def _solve_block(problem: LayerProblem, block: nn.Sequential, part: slice) -> None:
     """Set the readout to the ridge regression of the features that the student's inputs give."""
     layer, target = block[0], _target_of(block)
     assert isinstance(layer, EUGenLinear)
@@ -273,52 +189,6 @@ def _solve_block(problem: _LayerProblem, block: nn.Sequential, part: slice) -> N
     if relative_residual(covariances, weight, bias) <= relative_residual(covariances, *before):
         layer.readout.weight.copy_(weight)
         layer.readout.bias.copy_(bias)
-
-
-def _fit_block(
-    problem: _LayerProblem,
-    block: nn.Sequential,
-    moments: _LayerMoments,
-    part: slice,
-    config: LayerwiseConfig,
-    generator: torch.Generator,
-    on_step: Callable[[], None],
-) -> None:
-    """Adam on the projections over this layer's rows alone, for the squared error that the next layer sees.
-
-    The best readout for the layer's output y is the best one for W y too, whatever the projections, but the best
-    projections differ: they are fitted for W y, W being what reads the layer, with a readout of their own.
-    """
-    inputs, targets = (torch.cat(parts) for parts in zip(*problem.chunks(part), strict=True))
-    readers = problem.readers(moments).to(targets)
-    targets = F.relu(targets) @ readers.T
-    scale = targets.var(dim=0).mean()
-    layer = block[0]
-    assert isinstance(layer, EUGenLinear)
-    if len(block) == 1:  # the features and a readout of W y, in the place of the readout of y
-        network = nn.Sequential(layer.features, _affine(readers @ layer.readout.weight, readers @ layer.readout.bias))
-        parameters = list(network.parameters())
-    else:  # the ReLU stands between the layer and W
-        network = nn.Sequential(*block, _affine(readers, readers.new_zeros(len(readers))))
-        parameters = list(layer.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=config.fit_learning_rate, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.fit_steps)
-    for _ in range(config.fit_steps):
-        batch = torch.randint(len(inputs), (config.fit_batch_rows,), generator=generator).to(inputs.device)
-        with torch.enable_grad():
-            loss = F.mse_loss(network(inputs[batch]), targets[batch]) / scale
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        on_step()
-
-
-def _affine(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device, dtype=weight.dtype)
-    linear.weight.copy_(weight)
-    linear.bias.copy_(bias)
-    return linear
 
 
 def _first_of(chain: nn.Module) -> nn.Module:

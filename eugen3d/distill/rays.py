@@ -5,7 +5,7 @@ where pixels come from; rows drawn evenly keep it right in empty and hidden spac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -21,14 +21,17 @@ class RaySamples:
     """Unit view directions, (rays, samples, 3)."""
     weights: Tensor
     """Rendering weights, (rays, samples)."""
+    deltas: Tensor
+    """Lengths of the samples' intervals in scene units, (rays, samples)."""
 
 
 @dataclass
 class Rows:
-    """Points at which a field is distilled, (n, 3) each."""
+    """Points at which a field is distilled: positions and unit view directions (n, 3), interval lengths (n,)."""
 
     positions: Tensor
     directions: Tensor
+    deltas: Tensor
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -49,11 +52,15 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
         by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
         chosen = torch.cat([chosen, by_weight])
     chosen = chosen.to(samples.positions.device)
-    return Rows(samples.positions.reshape(-1, 3)[chosen], samples.directions.reshape(-1, 3)[chosen])
+    return Rows(
+        samples.positions.reshape(-1, 3)[chosen],
+        samples.directions.reshape(-1, 3)[chosen],
+        samples.deltas.flatten()[chosen],
+    )
 
 
 def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
     """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole."""
-    positions = torch.cat([part.positions for part in parts])
-    order = torch.randperm(len(positions), generator=generator).to(positions.device)
-    return Rows(positions[order], torch.cat([part.directions for part in parts])[order])
+    order = torch.randperm(sum(map(len, parts)), generator=generator).to(parts[0].positions.device)
+    names = (field.name for field in fields(Rows))
+    return Rows(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))

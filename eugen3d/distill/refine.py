@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from eugen3d.training import Muon
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class RefineConfig:
 
     steps: int = 0
     """Gradient steps; 0 for none."""
-    learning_rate: float = 1e-3
-    """Adam's, after a short warm-up, decayed to a hundredth along a cosine."""
+    learning_rate: float = 4e-4
+    """Muon's, after a short warm-up, decayed to a hundredth along a cosine."""
     warmup_steps: int = 20
     """Steps over which the learning rate grows from zero."""
     check_every: int = 50
@@ -56,7 +57,7 @@ def refine(
     """
     state = state or RefineState()
     parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.99))
+    optimizer = Muon(parameters, lr=config.learning_rate)
     if state.optimizer is not None:
         optimizer.load_state_dict(state.optimizer)
     if not state.best:

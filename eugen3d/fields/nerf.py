@@ -93,18 +93,22 @@ class NerfField(nn.Module):
     def forward(
         self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        hidden = self.trunk_output(positions)
+        encoded = self.encode_position(positions)
+        return self.outputs_after(-1, encoded, encoded, directions)
+
+    def outputs_after(
+        self,
+        index: int,
+        encoded: Float[Tensor, "n encoded"],
+        hidden: Float[Tensor, "n width"],
+        directions: Float[Tensor, "n 3"],
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+        """Density and rgb, given the encoded positions and trunk layer `index`'s output."""
+        for later in range(index + 1, len(self.trunk)):
+            hidden = self.trunk[later](self.trunk_input(later, encoded, hidden))
         density = F.softplus(self.density_head(hidden).squeeze(-1))
         view = self.view(torch.cat([self.feature(hidden), self.encode_direction(directions).to(hidden.dtype)], dim=-1))
         return density, self.rgb_head(view).sigmoid()
-
-    def trunk_output(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n width"]:
-        """The last trunk layer's output, (n, width) or thinner once folded."""
-        encoded = self.encode_position(positions)
-        hidden = encoded
-        for index, layer in enumerate(self.trunk):
-            hidden = layer(self.trunk_input(index, encoded, hidden))
-        return hidden
 
     def trunk_input(
         self, index: int, encoded: Float[Tensor, "n encoded"], hidden: Float[Tensor, "n width"]

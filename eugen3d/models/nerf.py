@@ -23,6 +23,7 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.runtime import Backend, TiledModule, build
+from eugen3d.training import has_bfloat16
 
 
 @dataclass
@@ -105,8 +106,9 @@ class EUGenNerfModel(Model):
         return outputs
 
     @torch.no_grad()
-    def field_samples(self, ray_bundle: RayBundle) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """What each field sees along rays: positions and directions (n, samples, 3), rendering weights (n, samples).
+    def field_samples(self, ray_bundle: RayBundle) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """What each field sees along rays: positions and directions (n, samples, 3), rendering weights and interval
+        lengths (n, samples).
 
         The samples are jittered, as in training, so that many rays cover every depth.
         """
@@ -120,7 +122,9 @@ class EUGenNerfModel(Model):
                 sampler.train()
             for name, samples, _, weights in self._march(ray_bundle):
                 positions = samples.frustums.get_positions()
-                seen[name] = positions, samples.frustums.directions.expand_as(positions), weights[..., 0]
+                assert samples.deltas is not None
+                directions = samples.frustums.directions.expand_as(positions)
+                seen[name] = positions, directions, weights[..., 0], samples.deltas[..., 0]
         finally:
             for sampler, mode in zip(samplers, modes, strict=True):
                 sampler.train(mode)
@@ -202,11 +206,3 @@ class EUGenNerfModel(Model):
         enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
             yield
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the processor multiplies matrices in bfloat16 itself; emulated, it would be slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eugen3d.distill import (
+    FitConfig,
     LayerReport,
     LayerwiseConfig,
     Rows,
@@ -41,6 +42,10 @@ def replace(
     return replace_layer(teacher, student, index, rows, config, torch.Generator().manual_seed(0), on_step)
 
 
+def first_of(rows: Rows, count: int) -> Rows:
+    return Rows(rows.positions[:count], rows.directions[:count], rows.deltas[:count])
+
+
 @torch.no_grad()
 def output_of(field: NerfField, index: int, positions: Tensor) -> Tensor:
     """What trunk layer `index` gives."""
@@ -56,6 +61,17 @@ def error_at(teacher: NerfField, student: NerfField, index: int) -> float:
     positions = torch.rand(500, 3, generator=torch.Generator().manual_seed(9)) * 2 - 1
     expected = output_of(teacher, index, positions)
     return float((output_of(student, index, positions) - expected).norm() / expected.norm())
+
+
+@torch.no_grad()
+def lost_by_the_field(teacher: NerfField, student: NerfField) -> tuple[float, float]:
+    """Mean squared differences of opacity over 0.1 units and of colour, at points that no solve saw."""
+    generator = torch.Generator().manual_seed(9)
+    positions = torch.rand(500, 3, generator=generator) * 2 - 1
+    directions = F.normalize(torch.randn(500, 3, generator=generator), dim=-1)
+    (density, rgb), (expected_density, expected_rgb) = (f(positions, directions) for f in (student, teacher))
+    opacities = torch.exp(-0.1 * density) - torch.exp(-0.1 * expected_density)
+    return float(opacities.square().mean()), float((rgb - expected_rgb).square().mean())
 
 
 @pytest.mark.parametrize("phi", ["relu", "identity"])
@@ -117,7 +133,7 @@ def test_a_layer_makes_up_for_those_before_it(teacher: NerfField, rows: Rows) ->
 def test_the_other_parameters_stay(teacher: NerfField, rows: Rows) -> None:
     student = copy.deepcopy(teacher)
     before = copy.deepcopy(teacher.state_dict())
-    replace(teacher, student, 1, rows, settings(8, fit_steps=3))
+    replace(teacher, student, 1, rows, settings(8, fit=FitConfig(3)))
     after = student.state_dict()
     others = [name for name in before if not name.startswith("trunk.1.")]
     assert all(torch.equal(after[name], before[name]) for name in others)
@@ -126,22 +142,26 @@ def test_the_other_parameters_stay(teacher: NerfField, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("phi", ["relu", "identity"])
-def test_gradient_steps_lower_the_error(teacher: NerfField, rows: Rows, phi: str) -> None:
+def test_gradient_steps_lower_what_the_field_loses(teacher: NerfField, rows: Rows, phi: str) -> None:
+    """The layer's own error may grow meanwhile: what matters is what comes out at the end."""
     closed, fitted = copy.deepcopy(teacher), copy.deepcopy(teacher)
     steps: list[int] = []
-    before = replace(teacher, closed, 1, rows, settings(8, phi)).relative_error
-    config = settings(8, phi, fit_steps=150, fit_batch_rows=256)
-    after = replace(teacher, fitted, 1, rows, config, lambda: steps.append(1)).relative_error
+    replace(teacher, closed, 1, rows, settings(8, phi))
+    config = settings(8, phi, fit=FitConfig(150, batch_rows=256))
+    replace(teacher, fitted, 1, rows, config, lambda: steps.append(1))
     assert len(steps) == 150
-    assert after < 0.97 * before
-    assert error_at(teacher, fitted, 1) < error_at(teacher, closed, 1)
+    assert all(
+        after < 0.8 * before
+        for after, before in zip(lost_by_the_field(teacher, fitted), lost_by_the_field(teacher, closed), strict=True)
+    )
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_the_same_generator_gives_the_same_layer(teacher: NerfField, rows: Rows) -> None:
     states = []
     for seed in (1, 1, 2):
         student, generator = copy.deepcopy(teacher), torch.Generator().manual_seed(seed)
-        replace_layer(teacher, student, 1, rows, settings(8, start="orthogonal", fit_steps=3), generator)
+        replace_layer(teacher, student, 1, rows, settings(8, start="orthogonal", fit=FitConfig(3)), generator)
         states.append(student.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
@@ -163,7 +183,7 @@ def test_refitting_a_head_makes_up_for_errors(teacher: NerfField, rows: Rows) ->
 
     @torch.no_grad()
     def error() -> float:
-        ours, theirs = (f.heads["feature"](f.trunk_output(rows.positions)) for f in (student, teacher))
+        ours, theirs = (f.heads["feature"](output_of(f, len(f.trunk) - 1, rows.positions)) for f in (student, teacher))
         return float((ours - theirs).norm() / theirs.norm())
 
     before, density = error(), copy.deepcopy(student.density_head.state_dict())
@@ -180,10 +200,10 @@ def test_refitting_without_an_error_before_changes_next_to_nothing(teacher: Nerf
 
 def test_too_few_rows_are_refused(teacher: NerfField, rows: Rows) -> None:
     needed = rows_needed(EUGenConfig(num_features=40), 32)
-    few = Rows(rows.positions[: needed - 1], rows.directions[: needed - 1])
+    few = first_of(rows, needed - 1)
     with pytest.raises(ValueError, match=rf"{needed - 1} rows for layer 1 with m = 40, expected {needed}"):
         replace(teacher, copy.deepcopy(teacher), 1, few, settings(40))
-    enough = Rows(rows.positions[:needed], rows.directions[:needed])
+    enough = first_of(rows, needed)
     replace(teacher, copy.deepcopy(teacher), 1, enough, settings(40))
 
 

@@ -11,7 +11,8 @@ def some_samples(rays: int = 40, samples: int = 25, weights: Tensor | None = Non
     """Samples whose first coordinate is their number, and whose direction is minus their position."""
     positions = torch.zeros(rays, samples, 3)
     positions[..., 0] = torch.arange(rays * samples).view(rays, samples)
-    return RaySamples(positions, -positions, torch.rand(rays, samples) if weights is None else weights)
+    weights = torch.rand(rays, samples) if weights is None else weights
+    return RaySamples(positions, -positions, weights, deltas=1 + positions[..., 0])
 
 
 def numbers(rows: Rows) -> list[int]:
@@ -29,6 +30,7 @@ def test_the_share_of_every_batch_is_kept(share: float, weighted: float) -> None
     rows = draw([some_samples(), some_samples(rays=8)], share, weighted)
     assert len(rows) == len(rows.directions) == round(share * 1000) + round(share * 200)
     assert torch.equal(rows.directions, -rows.positions), "positions keep their directions"
+    assert torch.equal(rows.deltas, 1 + rows.positions[:, 0]), "and their intervals"
 
 
 def test_the_smallest_share_keeps_a_row() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eugen3d.models.optimizers import FieldOptimizerConfig, Muon, is_matrix, orthogonalise
+from eugen3d.models.optimizers import FieldOptimizerConfig
 from eugen3d.models.schedules import ExponentialDecayConfig
+from eugen3d.training.muon import Muon, is_matrix, orthogonalise
 
 
 def network() -> nn.Sequential:
