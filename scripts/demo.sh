@@ -56,7 +56,7 @@ train dense-scratch --pipeline.model.layer.kind linear
 train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-width 80
 
 # Half of the parameters of three layers, by reduced-rank regression alone.
-distil closed-form $teacher --layers 2 6 7 --phi identity --num-features 63
+distil closed-form $teacher --layers 3 6 7 --phi identity --num-features 63
 distil layerwise $teacher --num-features 64 --fit-steps 300
 distil refined $out/layerwise/config.yml --layers none --refine-steps 600
 
