@@ -58,7 +58,7 @@ train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-w
 # Half of the parameters of three layers, by reduced-rank regression alone.
 distil closed-form $teacher --layers 3 6 7 --phi identity --num-features 63
 distil layerwise $teacher --num-features 64 --fit-steps 300
-distil refined $out/layerwise/config.yml --layers none --refine-steps 600
+distil refined $out/layerwise/config.yml --layers none --refine-steps 1200
 
 small=eugen-nerf-small/run/config.yml
 eugen3d score --device "$device" --num-images 4 --downscale-factor 2 --output $out/score.json --report $out/report.html \
