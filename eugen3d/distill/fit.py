@@ -10,7 +10,6 @@ and W what reads it. The first two terms are what a picture shows; the last keep
 where they are flat. Only the rows are needed: no rays are rendered, and no other layer of the student moves.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,15 +52,16 @@ def fit_block(
     """
     inputs, targets = (torch.cat(parts) for parts in zip(*problem.chunks(part), strict=True))
     loss_of = _FieldLoss(problem, moments, part, F.relu(targets))
-    optimizer = Muon([p for p in block.parameters() if p.requires_grad], lr=config.learning_rate)
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    optimizer = Muon(parameters, lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    device = inputs.device.type
+    device, in_bfloat16 = inputs.device, has_bfloat16(inputs.device)
     for _ in range(config.steps):
-        batch = torch.randint(len(inputs), (config.batch_rows,), generator=generator).to(inputs.device)
-        with torch.enable_grad(), torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(inputs.device)):
+        batch = torch.randint(len(inputs), (config.batch_rows,), generator=generator).to(device)
+        with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             loss = loss_of(block(inputs[batch]), batch)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward(inputs=parameters)  # not into the teacher
         optimizer.step()
         schedule.step()
         on_step()
@@ -71,10 +71,7 @@ class _FieldLoss:
     """The loss of a layer's output for a batch of rows."""
 
     def __init__(self, problem: LayerProblem, moments: LayerMoments, part: slice, targets: Tensor) -> None:
-        self.index, self.targets = problem.index, targets
-        self.field = copy.deepcopy(problem.teacher)
-        assert isinstance(self.field, nn.Module)
-        self.field.requires_grad_(False)
+        self.field, self.index, self.targets = problem.teacher, problem.index, targets
         self.readers = problem.readers(moments).to(targets)
         self.positions, self.directions = problem.rows.positions[part], problem.rows.directions[part]
         self.delta = problem.rows.deltas.mean()

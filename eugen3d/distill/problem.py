@@ -83,6 +83,7 @@ class LayerProblem:
         return torch.cat([weight[:1] * loudness, weight[1:]])
 
     def relative_error(self, block: nn.Module, part: slice) -> float:
+        """‖block(x) − y‖ / ‖y‖ over a part of the rows, y being the teacher's output."""
         squares = torch.zeros(2, dtype=torch.float64)
         for x, z in self.chunks(part):
             target = F.relu(z).double()
@@ -92,7 +93,11 @@ class LayerProblem:
 
 @dataclass
 class LayerMoments:
+    """Second moments of one layer's rows."""
+
     linear: Covariances
+    """Of the student's inputs against the teacher's pre-activations."""
     outputs: Covariances
+    """Of the teacher's outputs among themselves."""
     active: Tensor
     """How often each pair of neurons is active together, (width, width)."""

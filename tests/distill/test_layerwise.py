@@ -21,6 +21,7 @@ from eugen3d.distill import (
     rows_needed,
     solve_order,
 )
+from eugen3d.distill.problem import LayeredField
 from eugen3d.fields import NerfField
 from eugen3d.layers import EUGenConfig, EUGenLinear
 from eugen3d.layers.features import Phi
@@ -236,6 +237,11 @@ def test_chosen_layers(teacher: NerfField) -> None:
     for name in ("4", "feature", "-1", "trunk.x"):
         with pytest.raises(ValueError, match=rf"--layers: '{name}' matches none.*trunk\.0, trunk\.1"):
             chosen_layers(teacher, ["1", name])
+
+
+def test_a_nerf_field_is_a_layered_field(teacher: NerfField) -> None:
+    assert isinstance(teacher, LayeredField)
+    assert not isinstance(nn.Linear(2, 2), LayeredField)
 
 
 def test_readers_are_the_weights_of_what_comes_next(teacher: NerfField) -> None:
