@@ -9,38 +9,10 @@ from torch.nn.utils import parametrize
 
 from eugen3d.layers.config import EUGenConfig, LayerConfig, LinearConfig
 from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
-from eugen3d.layers.features import Phi
 
 Filter = Callable[[nn.Module, str], bool]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def make_layer(
-    config: LinearConfig | EUGenConfig, in_features: int, out_features: int, activation: Phi = "relu"
-) -> nn.Sequential:
-    """Build a hidden layer of any kind together with its activation.
-
-    A dense layer is followed by the activation. An EUGen layer whose Φ is not the identity has it inside; with Φ =
-    identity the activation stays outside. Dense layers start as He et al. (2015) have it, which keeps the variance
-    through a stack of ReLUs, as the EUGen layers' own start does; torch's default loses it, layer by layer.
-    """
-    if isinstance(config, LinearConfig):
-        linear = nn.Linear(in_features, out_features, bias=config.bias)
-        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-        return nn.Sequential(linear, make_activation(activation))
-    layer = EUGenLinear.from_config(config, in_features, out_features)
-    return nn.Sequential(layer, make_activation(activation)) if config.phi == "identity" else nn.Sequential(layer)
-
-
-def make_activation(activation: Phi) -> nn.Module:
-    """The module of an activation; sine and identity, which torch has no module for, are order-1 features' own."""
-    modules = {"relu": nn.ReLU, "gelu": nn.GELU, "softplus": nn.Softplus, "identity": nn.Identity}
-    if activation not in modules:
-        raise ValueError(f"activation {activation!r} has no module, expected one of {', '.join(modules)}")
-    return modules[activation]()
 
 
 def convert(model: nn.Module, config: EUGenConfig | LayerConfig, filter_fn: Filter | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
+from eugen3d.layers.eugen_features import EUGenFeatures
 
 Consumer = tuple[nn.Sequential, slice]
 
@@ -25,7 +25,7 @@ def fold(model: nn.Module) -> nn.Module:
     data flow is its own (a field with a skip connection) folds itself through its method `fold_()`. The function that
     the model computes stays the same up to rounding; its parameters do not, so fold a copy to go on training.
     """
-    if isinstance(model, EUGenLinear):
+    if hasattr(model, "atoms") and not isinstance(model, EUGenFeatures):
         return fold_sequential(nn.Sequential(model).train(model.training))
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
@@ -98,10 +98,10 @@ def compose(outer: nn.Module, inner: nn.Linear, columns: slice = slice(None)) ->
     if not isinstance(outer, EUGenFeatures):
         raise TypeError(f"cannot compose {type(outer).__name__}, expected Linear or EUGenFeatures")
     norm = _compose_norm(outer, inner, columns) if outer.use_norm else None
-    projection = _compose_linear(outer.projection, inner, columns)
+    down, projection = _compose_projection(outer, inner, columns)
     like = {"device": inner.weight.device, "dtype": inner.weight.dtype}
     composed = EUGenFeatures(
-        projection.in_features,
+        (down or projection).in_features,
         outer.num_features,
         outer.order,
         outer.phi,
@@ -110,12 +110,22 @@ def compose(outer: nn.Module, inner: nn.Linear, columns: slice = slice(None)) ->
         norm_rank=0 if norm is None else len(norm[0]),
         **like,
     )
-    composed.projection = projection
+    composed.down, composed.projection = down, projection
     if norm is not None and composed.norm_factor is not None:
         composed.norm_weight = outer.norm_weight
         composed.norm_factor.weight.copy_(norm[0])
         composed.norm_factor.bias.copy_(norm[1])
     return composed.train(outer.training)
+
+
+def _compose_projection(outer: EUGenFeatures, inner: nn.Linear, columns: slice) -> tuple[nn.Linear | None, nn.Linear]:
+    """The projections of features over `inner`'s input; factored ones stay so where that takes fewer products."""
+    if outer.down is None:
+        return None, _compose_linear(outer.projection, inner, columns)
+    down = _compose_linear(outer.down, inner, columns)
+    whole = _compose_linear(outer.projection, down, slice(None))
+    factored = _products(down) + _products(outer.projection)
+    return (None, whole) if _products(whole) <= factored else (down, outer.projection)
 
 
 def _compose_linear(outer: nn.Linear, inner: nn.Linear, columns: slice) -> nn.Linear:
@@ -152,13 +162,11 @@ def _substitute(matrix: Tensor, inner: nn.Linear, columns: slice) -> tuple[Tenso
 
 
 def _atoms(chain: nn.Module) -> list[nn.Module]:
-    """A chain as a flat list of maps; an EUGen layer is its features and its readout."""
+    """A chain as a flat list of maps; a layer that is a chain itself says so by a method `atoms()`."""
     if _is_chain(chain):
         return [atom for module in chain for atom in _atoms(module)]
-    if isinstance(chain, EUGenLinear):
-        return [*_atoms(chain.features), chain.readout]
-    if isinstance(chain, EUGenFeatures) and chain.is_affine:
-        return [chain.projection]
+    if callable(own := getattr(chain, "atoms", None)) and (parts := own()) != [chain]:
+        return [atom for part in parts for atom in _atoms(part)]
     return [] if isinstance(chain, nn.Identity) else [chain]
 
 
