@@ -7,7 +7,7 @@ triangular factor of [W b] (EUGens 2025, section 3). All products are formed in 
 """
 
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from eugen3d.layers.eugen_features import EUGenFeatures
 
 Consumer = tuple[nn.Sequential, slice]
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """A layer that is a chain of maps itself."""
+
+    def atoms(self) -> list[nn.Module]:
+        """The maps, first to last: dense layers, features, activations or such layers again."""
+        ...
 
 
 @torch.no_grad()
@@ -25,7 +34,7 @@ def fold(model: nn.Module) -> nn.Module:
     data flow is its own (a field with a skip connection) folds itself through its method `fold_()`. The function that
     the model computes stays the same up to rounding; its parameters do not, so fold a copy to go on training.
     """
-    if hasattr(model, "atoms") and not isinstance(model, EUGenFeatures):
+    if isinstance(model, Composite) and not isinstance(model, EUGenFeatures):
         return fold_sequential(nn.Sequential(model).train(model.training))
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
@@ -162,10 +171,10 @@ def _substitute(matrix: Tensor, inner: nn.Linear, columns: slice) -> tuple[Tenso
 
 
 def _atoms(chain: nn.Module) -> list[nn.Module]:
-    """A chain as a flat list of maps; a layer that is a chain itself says so by a method `atoms()`."""
+    """A chain as a flat list of maps."""
     if _is_chain(chain):
         return [atom for module in chain for atom in _atoms(module)]
-    if callable(own := getattr(chain, "atoms", None)) and (parts := own()) != [chain]:
+    if isinstance(chain, Composite) and (parts := chain.atoms()) != [chain]:
         return [atom for part in parts for atom in _atoms(part)]
     return [] if isinstance(chain, nn.Identity) else [chain]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, convert, fold
+from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, LowRankConfig, SNNKConfig, convert, fold
 from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import EUGenFeatures, compose, fold_sequential, push_readout
 from eugen3d.layers.features import Phi
@@ -124,6 +124,57 @@ def test_composing_within_columns_leaves_the_others() -> None:
     torch.testing.assert_close(composed(torch.cat([kept, x], dim=1)), expected)
 
 
+@pytest.mark.parametrize("use_norm", [True, False])
+@pytest.mark.parametrize("phi", ["identity", "relu"])
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_a_chain_with_factored_projections_computes_the_same(rank: int, order: int, phi: Phi, use_norm: bool) -> None:
+    config = EUGenConfig(4, order, phi, use_norm, projection_rank=rank)
+    model = nn.Sequential(*(EUGenLinear.from_config(config, *widths) for widths in ((6, 24), (24, 24), (24, 5))))
+    randomised(model).double()
+    folded = fold(copy.deepcopy(model))
+    x = torch.randn(50, 6, dtype=torch.float64)
+    assert relative_error(folded(x), model(x)) < TOLERANCE[torch.float64]
+    assert num_products(folded) < num_products(model)
+    again = fold(copy.deepcopy(folded))
+    assert all(torch.equal(p, q) for p, q in zip(folded.parameters(), again.parameters(), strict=True))
+
+
+def matrices(module: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(layer.weight.shape) for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize("use_norm", [True, False])
+def test_a_factored_merge_is_as_thin_as_its_rank_where_that_is_cheaper(use_norm: bool) -> None:
+    """Readout (24 × 8) and down (r × 24) are one matrix r × 8; at r = 6 the whole 8 × 8 costs less than two factors."""
+    for rank, expected in ((2, [(2, 8), (8, 2)]), (6, [(8, 8)])):
+        config = EUGenConfig(8, use_norm=use_norm, projection_rank=rank)
+        model = nn.Sequential(eugen(6, 24, 2, False), EUGenLinear.from_config(config, 24, 5))
+        inner = matrices(fold(randomised(model)))[1:-1]
+        norm_factor = [(9, 8)] if use_norm else []
+        assert sorted(inner) == sorted(expected + norm_factor)
+
+
+def test_a_merge_of_factors_within_columns_leaves_the_others() -> None:
+    inner, outer = nn.Linear(3, 24), EUGenFeatures(24 + 2, 8, phi="relu", use_norm=True, projection_rank=2)
+    randomised(nn.ModuleList([inner, outer])).double()
+    composed = compose(outer, inner, slice(2, None))
+    kept, x = torch.randn(10, 2).double(), torch.randn(10, 3).double()
+    torch.testing.assert_close(composed(torch.cat([kept, x], dim=1)), outer(torch.cat([kept, inner(x)], dim=1)))
+
+
+@pytest.mark.parametrize("kind", ["low-rank", "snnk", "sine"])
+def test_a_field_of_any_kind_folds(kind) -> None:
+    config = LayerConfig(kind, low_rank=LowRankConfig(4), snnk=SNNKConfig(4))
+    field = randomised(NerfField(NerfFieldConfig(4, 24, 12, 2, 2, 1, config, (1, 2)))).double()
+    folded = fold(copy.deepcopy(field))
+    positions = torch.randn(40, 3, dtype=torch.float64)
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
+    for ours, theirs in zip(folded(positions, directions), field(positions, directions), strict=True):
+        assert relative_error(ours, theirs) < TOLERANCE[torch.float64]
+    assert num_products(folded) < num_products(field)
+
+
 def test_what_would_cost_more_stays_as_it_is() -> None:
     chain = nn.Sequential(nn.Linear(32, 2), nn.Linear(2, 32))
     folded = fold(copy.deepcopy(chain))
@@ -215,12 +266,15 @@ def test_composing_what_is_not_affine_is_refused() -> None:
         compose(nn.Linear(3, 1), nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("use_norm", [True, False])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("replaced", [(), (0,), (1,), (2,), (1, 2), (0, 1, 2, 3), (3,)])
-def test_a_folded_field_computes_the_same(replaced: tuple[int, ...], order: int, use_norm: bool) -> None:
+def test_a_folded_field_computes_the_same(
+    replaced: tuple[int, ...], order: int, use_norm: bool, rank: int | None
+) -> None:
     """Across the concatenation of the skip (layer 2), into both heads, and the feature layer into the view layer."""
-    eugen_config = EUGenConfig(num_features=4, order=order, use_norm=use_norm)
+    eugen_config = EUGenConfig(num_features=4, order=order, use_norm=use_norm, projection_rank=rank)
     config = NerfFieldConfig(4, 24, 12, 2, 2, 1, LayerConfig("eugen", eugen_config), replaced)
     field = randomised(NerfField(config)).double()
     folded = fold(copy.deepcopy(field))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eugen3d.datasets import SceneDataManagerConfig, SceneDataParserConfig
 from eugen3d.fields import NerfField
-from eugen3d.layers import EUGenConfig, LayerConfig
+from eugen3d.layers import EUGenConfig, LayerConfig, LowRankConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
 
 
@@ -74,7 +74,18 @@ def test_the_same_seed_trains_to_the_same_weights(blender_scene: Path) -> None:
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-@pytest.mark.parametrize("layer", [LayerConfig("linear"), LayerConfig("eugen", EUGenConfig(8, order=2))])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerConfig("linear"),
+        LayerConfig("eugen", EUGenConfig(8, order=2)),
+        LayerConfig("eugen", EUGenConfig(8, projection_rank=4)),
+        LayerConfig("low-rank", low_rank=LowRankConfig(8)),
+        LayerConfig("snnk"),
+        LayerConfig("sine"),
+    ],
+    ids=lambda layer: layer.kind,
+)
 def test_training_lowers_the_loss(blender_scene: Path, layer: LayerConfig) -> None:
     pipeline = make_pipeline(blender_scene, layer=layer)
 
