@@ -1,12 +1,13 @@
 """The dense layer as a layer kind: `torch.nn.Linear` itself, the baseline of every method."""
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from eugen3d.layers.features import Phi
+from eugen3d.layers.features import Phi, draw_uniform
 from eugen3d.layers.kind import KindConfig
 
 
@@ -32,7 +33,11 @@ def linear_from_config(
     layer by layer.
     """
     linear = nn.Linear(in_features, out_features, bias=config.bias, device=device, dtype=dtype)
-    nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
+    if generator is None:
+        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
+    else:  # on the CPU, as all kinds draw, wherever the layer is
+        with torch.no_grad():
+            linear.weight.copy_(draw_uniform(linear.weight.shape, math.sqrt(6 / in_features), generator))
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
     return linear

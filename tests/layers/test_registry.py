@@ -1,5 +1,6 @@
 """The table of layer kinds, and the configuration that chooses among them."""
 
+import math
 import pickle
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, LinearConfig, LowRankConfig, LowRankLinear, SNNKConfig
 from eugen3d.layers import KindConfig, kind_of, layer_from_linear, make_layer
+from eugen3d.layers.linear import linear_from_config
 from eugen3d.layers.registry import REGISTRY
 
 
@@ -59,6 +61,15 @@ def test_inputs_and_generator_reach_the_layer() -> None:
         layer_from_linear(linear, "relu", SNNKConfig(4), x, torch.Generator().manual_seed(seed))(x) for seed in seeds
     ]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_dense_layer_starts_with_the_variance_of_he(seed: int | None) -> None:
+    generators = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(2)]
+    first, second = (linear_from_config(LinearConfig(), 100, 400, generator=generator) for generator in generators)
+    assert first.weight.var().item() == pytest.approx(2 / 100, rel=0.05)
+    assert first.weight.abs().max() <= math.sqrt(6 / 100) and not first.bias.any()
+    assert torch.equal(first.weight, second.weight) == (seed is not None)
 
 
 def test_a_dense_layer_is_copied() -> None:
