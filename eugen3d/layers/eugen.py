@@ -156,9 +156,9 @@ class EUGenLinear(nn.Module):
     ) -> "EUGenLinear":
         """Build the layer that stands for activation(linear(x)), without training.
 
-        With Φ = identity, no activation and no inputs this is the unbiased start of Theorem 3.1 for f(t) = t. In
-        every other case the projections are drawn and the readout is the least-squares fit over `inputs`, or over
-        standard normal inputs when there are none. Both are approximate.
+        With Φ = identity, whole projections, no activation and no inputs this is the unbiased start of Theorem 3.1 for
+        f(t) = t. In every other case the projections are drawn and the readout is the least-squares fit over `inputs`,
+        or over standard normal inputs when there are none. Both are approximate.
 
         Args:
             linear: the dense layer; device, dtype and requires_grad carry over.
