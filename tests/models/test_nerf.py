@@ -1,6 +1,7 @@
 """eugen-nerf as nerfstudio runs it, on a scene of eight tiny views."""
 
 import copy
+import random
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
 
 def make_pipeline(scene: Path, seed: int = 0, **options: Any) -> VanillaPipeline:
     torch.manual_seed(seed)
+    random.seed(seed)  # nerfstudio shuffles its images by it
     settings: dict[str, Any] = {
         "layer": LayerConfig("eugen", EUGenConfig(num_features=8)),
         "num_layers": 3,
