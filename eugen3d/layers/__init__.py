@@ -4,6 +4,8 @@ from eugen3d.layers.config import EUGenConfig, LayerConfig, LinearConfig
 from eugen3d.layers.convert import convert, layer_status, make_activation, make_layer
 from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
 from eugen3d.layers.fold import compose, fold, fold_sequential, push_readout
+from eugen3d.layers.patterns import Pattern, Patterns
+from eugen3d.layers.structure import num_products
 
 __all__ = [
     "EUGenConfig",
@@ -11,6 +13,8 @@ __all__ = [
     "EUGenLinear",
     "LayerConfig",
     "LinearConfig",
+    "Pattern",
+    "Patterns",
     "compose",
     "convert",
     "fold",
@@ -18,5 +22,6 @@ __all__ = [
     "layer_status",
     "make_activation",
     "make_layer",
+    "num_products",
     "push_readout",
 ]

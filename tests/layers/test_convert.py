@@ -120,7 +120,7 @@ def test_a_layer_with_hooks_is_refused_by_name(register: str) -> None:
 
 
 def test_no_match_names_what_was_seen() -> None:
-    with pytest.raises(ValueError, match=r"no dense layer matched; the model's plain nn.Linear layers: 0, 2\.0, 3"):
+    with pytest.raises(ValueError, match=r"no dense layer matched; the model's dense layers: 0, 2\.0, 3"):
         convert(chain(), SMALL, lambda *_: False)
     with pytest.raises(ValueError, match="layers: none"):
         convert(nn.Sequential(nn.ReLU()), SMALL)
