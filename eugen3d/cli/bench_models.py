@@ -49,7 +49,7 @@ class SkipMlp(nn.Module):
         self, in_dim: int, layer_width: int, num_layers: int, out_dim: int, activation: nn.Module, skip: int = 0
     ) -> None:
         super().__init__()
-        self.skip = skip
+        self.in_dim, self.skip = in_dim, skip
         self.layers = nn.ModuleList()
         for index in range(num_layers):
             width = in_dim if index == 0 else layer_width + (in_dim if index == skip else 0)
@@ -65,11 +65,10 @@ class SkipMlp(nn.Module):
     def fold_(self) -> None:
         """Fold in place (see `eugen3d.layers.fold`)."""
         chains = [chain for chain in (*self.layers, self.head) if isinstance(chain, nn.Sequential)]
-        in_dim = chains[0].get_submodule("0").in_features
         for chain in chains:
             fold_sequential(chain)
         for index in range(1, len(chains)):
-            columns = slice(0, -in_dim) if index == self.skip else slice(None)
+            columns = slice(0, -self.in_dim) if index == self.skip else slice(None)
             push_readout(chains[index - 1], [(chains[index], columns)])
 
 

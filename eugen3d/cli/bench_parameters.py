@@ -45,10 +45,8 @@ class BenchParameters:
         """Run the command."""
         self.check()
         console = Console()
-        cases = [self._adapted(case) for case in CASES if case.model in self.models]
-        cases = list({(case.model, case.layers, case.num_features): case for case in cases}.values())
         with console.status("counting"):
-            rows = [measure(case) for case in cases]
+            rows = [measure(case) for case in self._cases()]
         result = {"date": now(), "versions": versions(torch.device("cpu")) | optional_versions(), "rows": rows}
         if self.output:
             write_whole(self.output, json.dumps(result, indent=2) + "\n")
@@ -70,11 +68,20 @@ class BenchParameters:
         if self.output is not None and self.output.is_dir():
             raise UsageError(f"--output {self.output}: is a folder, expected a file's name")
 
-    def _adapted(self, case: Case) -> Case:
-        """A case with the number of features that was asked for; the paper's figure is for its own."""
-        if self.num_features in (None, case.num_features):
-            return case
-        return replace(case, num_features=self.num_features, paper=None)
+    def _cases(self) -> list[Case]:
+        """The cases of the chosen models with the number of features that was asked for, every one once.
+
+        With features other than the paper's there is nothing to compare.
+        """
+        cases: dict[tuple[str, str, int], Case] = {}
+        for case in CASES:
+            if case.model in self.models:
+                changed = self.num_features not in (None, case.num_features)
+                adapted = replace(case, num_features=self.num_features, paper=None) if changed else case
+                key = (adapted.model, adapted.layers, adapted.num_features)
+                if not changed or key not in cases:
+                    cases[key] = adapted
+        return list(cases.values())
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -135,7 +142,9 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if row["paper"] is None:
         return []
     paper = row["paper"]
-    verdict = "meets the paper" if abs(paper["difference"]) <= AGREEMENT else "does not meet the paper"
+    verdict = (
+        "gives the paper's figure" if abs(paper["difference"]) <= AGREEMENT else "does not give the paper's figure"
+    )
     return [f"{verdict} ({paper['figure']}: {paper['assumption']}); {paper['remark']}"]
 
 

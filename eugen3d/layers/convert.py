@@ -176,7 +176,7 @@ def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module], followe
             slot.parent._modules[slot.key] = nn.Identity().train(slot.module.training)
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
     return model
 

@@ -60,10 +60,10 @@ def is_conv1d(module: nn.Module) -> bool:
 
     Known by the name of its class, its width `nf` and the shape of its parameters, so that nothing has to be imported.
     """
-    weight, bias, width = (getattr(module, name, None) for name in ("weight", "bias", "nf"))
-    is_named = type(module).__name__ == "Conv1D" and isinstance(width, int)
-    has_parameters = isinstance(weight, torch.Tensor) and isinstance(bias, torch.Tensor)
-    return is_named and has_parameters and weight.dim() == 2 and weight.shape[1:] == bias.shape == (width,)
+    weight, bias, width = getattr(module, "weight", None), getattr(module, "bias", None), getattr(module, "nf", None)
+    if type(module).__name__ != "Conv1D" or not isinstance(weight, torch.Tensor) or not isinstance(bias, torch.Tensor):
+        return False
+    return weight.dim() == 2 and weight.shape[1:] == bias.shape == (width,)
 
 
 def is_plain_dense(module: nn.Module) -> bool:
@@ -95,7 +95,7 @@ def as_linear(module: nn.Module) -> nn.Linear:
         raise TypeError(f"{type(module).__name__} is no dense layer, expected nn.Linear or Conv1D")
     weight, bias = module.weight, module.bias
     assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
-    linear = nn.Linear(*weight.shape, device="meta")
+    linear = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
     linear.weight = nn.Parameter(weight.detach().T, requires_grad=weight.requires_grad)
     linear.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
     return linear.train(module.training)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -192,6 +193,60 @@ def test_a_chain_with_a_forward_of_its_own_is_left_alone() -> None:
     expected = model(x)
     torch.testing.assert_close(fold(model)(x), expected)
     assert fold_sequential(residual) is residual and isinstance(residual[0], EUGenLinear)
+
+
+HOOKS = ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+@pytest.mark.parametrize("name", ["0", "0.0", "0.0.features.projection", "1", "1.0", "1.2"])
+def test_hooks_in_a_chain_are_refused_by_name(name: str, register: str) -> None:
+    model = CHAINS["nested"](1, True)
+    structure = str(model)
+    handle = getattr(model.get_submodule(name), register)(lambda *_: None)
+    with pytest.raises(ValueError, match=f"^{name.replace('.', '[.]')}: has hooks, which would be lost; remove them"):
+        fold(nn.ModuleDict({"net": model}).net)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="has hooks"):
+        fold_sequential(model)
+    assert str(model) == structure, "refused before anything is folded"
+    handle.remove()
+    assert str(fold(model)) != structure
+
+
+def test_hooks_are_named_from_the_root() -> None:
+    model = nn.ModuleDict({"first": CHAINS["no biases"](1, True), "second": CHAINS["nested"](1, True)})
+    model["second"][1][0].register_forward_hook(lambda *_: None)
+    structure = str(model)
+    with pytest.raises(ValueError, match=r"^second\.1\.0: has hooks"):
+        fold(model)
+    assert str(model) == structure, "the first chain, too, is as it was"
+
+
+def test_hooks_that_folding_keeps_are_no_matter() -> None:
+    """Those of the chain itself, of an activation in it, and inside a module that it does not look into."""
+    model = nn.Sequential(*CHAINS["eugen-relu-eugen-eugen"](1, True), Residual(nn.Linear(5, 5)))
+    called: list[str] = []
+    for name in ("", "1", "4", "4.0"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    fold(model)(torch.randn(3, 6))
+    assert called == ["1", "4.0", "4", ""]
+
+
+def test_a_push_refuses_hooks() -> None:
+    producer, consumer = nn.Sequential(eugen(6, 24, 1, False)), nn.Sequential(nn.Linear(24, 2))
+    consumer[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="0: has hooks"):
+        push_readout(producer, [(consumer, slice(None))])
+    assert isinstance(producer[0], EUGenLinear)
+
+
+def test_names_are_kept_where_nothing_is_merged() -> None:
+    layers = {"in": nn.Linear(4, 4), "act": nn.Tanh(), "nested": nn.Sequential(nn.Identity(), eugen(4, 24, 1, True))}
+    model = nn.Sequential(OrderedDict(layers))
+    names = list(model.state_dict())
+    assert list(fold(model).state_dict()) == names
+    model.add_module("out", nn.Linear(24, 2))
+    assert list(fold(model).state_dict()) != [*names, "out.weight", "out.bias"]
 
 
 class Doubled(nn.Linear):
