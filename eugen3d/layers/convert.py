@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from eugen3d.layers.calibration import collect_inputs
+from eugen3d.layers.comparison import relative_errors
 from eugen3d.layers.config import EUGenConfig, LayerConfig, LinearConfig
 from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
 from eugen3d.layers.features import Phi
 from eugen3d.layers.patterns import Followed, Patterns, find_activations
-from eugen3d.layers.refusals import refuse_tied, refuse_unfit
+from eugen3d.layers.refusals import refuse_hooked, refuse_tied, refuse_unfit
 from eugen3d.layers.structure import as_linear, is_conv1d, is_dense_like, is_plain_dense, num_products
 
 Filter = Callable[[nn.Module, str], bool]
@@ -97,6 +98,8 @@ def convert(
         refuse_unfit(name or "(the model itself)", module)
     refuse_tied(model, names)
     followed = {} if chosen.phi == "identity" else find_activations(model, names, patterns)
+    for activation in followed.values():
+        refuse_hooked(model, activation.slots)
     rows = {} if inputs is None else collect_inputs(model, inputs, _limits(names, chosen))
     replacements: dict[nn.Module, nn.Module] = {}
     for module, name in names.items():
@@ -109,13 +112,17 @@ def convert(
     return _swap(model, replacements, followed.values())
 
 
-def layer_status(model: nn.Module, reference: nn.Module | None = None, inputs: Any = None) -> list[dict[str, Any]]:
+def layer_status(
+    model: nn.Module, reference: nn.Module | None = None, inputs: Any = None, patterns: Patterns | None = None
+) -> list[dict[str, Any]]:
     """Describe the dense and EUGen layers of a model, one row each.
 
     Args:
         reference: the model before conversion. With `inputs` for a forward pass of both, every row has the relative
-            error ‖y − y_reference‖ / ‖y_reference‖ of that layer's output; the layers are matched by name.
+            error ‖y − y_reference‖ / ‖y_reference‖ of that layer's output; the layers are matched by name. Where the
+            activation went into a layer, it is compared with the reference's layer and activation together.
         inputs: positional arguments of the forward pass, a tensor or a tuple of tensors.
+        patterns: those that the model was converted with.
 
     Returns:
         Rows with keys `name`, `kind` ("linear" or "eugen"), `num_parameters`, `flops` (two per product, for one
@@ -123,7 +130,7 @@ def layer_status(model: nn.Module, reference: nn.Module | None = None, inputs: A
     """
     layers = {name: module for name, module in model.named_modules() if _is_layer(module)}
     layers = {name: m for name, m in layers.items() if not any(_inside(name, n) for n in layers if n != name)}
-    errors = {} if reference is None or inputs is None else _relative_errors(model, reference, inputs, layers)
+    errors = {} if reference is None or inputs is None else relative_errors(model, reference, inputs, layers, patterns)
     return [
         {
             "name": name,
@@ -223,33 +230,3 @@ def _is_layer(module: nn.Module) -> bool:
 
 def _inside(name: str, container: str) -> bool:
     return name.startswith(container + ".") or container == ""
-
-
-@torch.no_grad()
-def _relative_errors(
-    model: nn.Module, reference: nn.Module, inputs: Any, layers: dict[str, nn.Module]
-) -> dict[str, float]:
-    """Run both models on the same inputs and compare the outputs of the layers that both have by name."""
-    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    outputs: list[dict[str, torch.Tensor]] = []
-    for network in (model, reference):
-        captured: dict[str, torch.Tensor] = {}
-        handles = [
-            module.register_forward_hook(
-                lambda _m, _i, y, name=name, captured=captured: captured.__setitem__(name, y.detach())
-            )
-            for name, module in network.named_modules()
-            if name in layers
-        ]
-        try:
-            network(*arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
-        outputs.append(captured)
-    ours, theirs = outputs
-    return {
-        name: float((ours[name] - theirs[name]).norm() / theirs[name].norm())
-        for name in ours
-        if name in theirs and ours[name].shape == theirs[name].shape
-    }

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from eugen3d.layers.features import Phi
-from eugen3d.layers.structure import Slot, forward_owner, has_hooks, is_chain, qualified_name, slots_of
+from eugen3d.layers.structure import Slot, forward_owner, is_chain, qualified_name, slots_of
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,6 @@ def find_activations(
 
     Args:
         patterns: beside the tables of this module, which they overrule.
-
-    Raises:
-        ValueError: such an activation has hooks, which would be lost.
     """
     slots = slots_of(model)
     sites = {site[0]: site[1:] for site in _sites(model, slots, patterns or {})}
@@ -87,10 +84,6 @@ def find_activations(
         activations, kinds = zip(*(sites[place] for place in places), strict=True)
         if len(set(kinds)) > 1 or kinds[0] is None:
             continue
-        for slot in activations:
-            if slot.module is not None and has_hooks(slot.module):
-                name = next(name for name, module in model.named_modules() if module is slot.module)
-                raise ValueError(f"{name}: has hooks, which would be lost; remove them before converting")
         found[layer] = Followed(kinds[0], tuple(dict.fromkeys(activations)))
     return found
 

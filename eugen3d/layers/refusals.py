@@ -1,11 +1,11 @@
 """What must not be replaced: dense layers that carry more than a new layer would take over."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from eugen3d.layers.structure import has_hooks, is_plain_dense
+from eugen3d.layers.structure import Slot, has_hooks, is_plain_dense
 
 
 def refuse_unfit(name: str, module: nn.Module) -> None:
@@ -26,6 +26,18 @@ def refuse_unfit(name: str, module: nn.Module) -> None:
         )
     if has_hooks(module):
         raise ValueError(f"{name}: has hooks, which would be lost; remove them before converting")
+
+
+def refuse_hooked(model: nn.Module, slots: Iterable[Slot]) -> None:
+    """Refuse activations that carry hooks, which would be lost.
+
+    Raises:
+        ValueError: it names the activation.
+    """
+    for slot in slots:
+        if slot.module is not None and has_hooks(slot.module):
+            name = next(name for name, module in model.named_modules() if module is slot.module)
+            raise ValueError(f"{name}: has hooks, which would be lost; remove them before converting")
 
 
 def refuse_tied(model: nn.Module, names: Mapping[nn.Module, str]) -> None:

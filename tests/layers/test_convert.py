@@ -325,6 +325,19 @@ def test_status_measures_the_relative_error_against_a_reference(as_tuple: bool) 
     assert not any(module._forward_hooks for m in (model, reference) for module in m.modules())
 
 
+def test_status_compares_a_layer_with_the_activation_that_it_took_in() -> None:
+    reference, x = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2)), torch.randn(500, 6)
+    model = convert(copy.deepcopy(reference), EUGenConfig(64), lambda _, fqn: fqn == "0", inputs=x)
+    (error, _) = (row["relative_error"] for row in layer_status(model, reference, x))
+    ours, theirs = model[0](x).detach(), reference[:2](x).detach()  # pyright: ignore[reportIndexIssue]
+    assert error == pytest.approx(float((ours - theirs).norm() / theirs.norm()))
+    dense = reference[0](x).detach()
+    assert error < float((ours - dense).norm() / dense.norm()) / 2
+    outside = convert(copy.deepcopy(reference), EUGenConfig(64, phi="identity"), lambda _, fqn: fqn == "0")
+    (error, _) = (row["relative_error"] for row in layer_status(outside, reference, x))
+    assert error == pytest.approx(float((outside[0](x) - dense).norm() / dense.norm()))  # pyright: ignore
+
+
 def test_a_hidden_layer_is_made_with_its_activation() -> None:
     dense = make_layer(LinearConfig(bias=False), 3, 4)
     assert [type(m) for m in dense] == [nn.Linear, nn.ReLU] and dense[0].bias is None

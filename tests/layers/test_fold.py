@@ -205,7 +205,7 @@ def test_hooks_in_a_chain_are_refused_by_name(name: str, register: str) -> None:
     structure = str(model)
     handle = getattr(model.get_submodule(name), register)(lambda *_: None)
     with pytest.raises(ValueError, match=f"^{name.replace('.', '[.]')}: has hooks, which would be lost; remove them"):
-        fold(nn.ModuleDict({"net": model}).net)  # pyright: ignore[reportArgumentType]
+        fold(model)
     with pytest.raises(ValueError, match="has hooks"):
         fold_sequential(model)
     assert str(model) == structure, "refused before anything is folded"
@@ -215,7 +215,7 @@ def test_hooks_in_a_chain_are_refused_by_name(name: str, register: str) -> None:
 
 def test_hooks_are_named_from_the_root() -> None:
     model = nn.ModuleDict({"first": CHAINS["no biases"](1, True), "second": CHAINS["nested"](1, True)})
-    model["second"][1][0].register_forward_hook(lambda *_: None)
+    model.get_submodule("second.1.0").register_forward_hook(lambda *_: None)
     structure = str(model)
     with pytest.raises(ValueError, match=r"^second\.1\.0: has hooks"):
         fold(model)

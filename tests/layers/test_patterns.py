@@ -112,7 +112,8 @@ class Block(nn.Module):
 
     def __init__(self, activation: nn.Module | None = None) -> None:
         super().__init__()
-        self.up, self.act, self.drop, self.down = nn.Linear(6, 24), activation or nn.ReLU(), None, nn.Linear(24, 6)
+        self.up, self.act, self.down = nn.Linear(6, 24), activation or nn.ReLU(), nn.Linear(24, 6)
+        self.register_module("drop", None)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.down(self.act(self.up(x)))
@@ -165,7 +166,7 @@ def num_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def assert_folds(model: nn.Module, x: Tensor, patterns: Patterns | None = None) -> nn.Module:
+def assert_folds(model: nn.Module, x: Tensor, patterns: Patterns | None = None) -> Any:
     """The folded model computes the same to rounding with fewer parameters; folded again it stays as it is."""
     folded = fold(copy.deepcopy(model), patterns)
     tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
@@ -184,7 +185,8 @@ def test_a_block_folds_across_its_former_activation(
     config = EUGenConfig(num_features=4, use_norm=use_norm)
     model = randomised(convert(Block(), config, lambda _, fqn: fqn in replaced, patterns=PATTERN)).to(dtype)
     folded = assert_folds(model, torch.randn(50, 6, dtype=dtype), PATTERN)
-    assert isinstance(folded.up, EUGenFeatures) and folded.down.weight.shape == (6, 4) if replaced == ("up",) else True
+    assert isinstance(folded.up, EUGenFeatures)
+    assert kinds(folded.down) == ([] if replaced == ("up",) else ["EUGenFeatures", "Linear"])
     assert num_parameters(fold(copy.deepcopy(model))) == num_parameters(model), "a class that no pattern names"
 
 
@@ -199,7 +201,7 @@ def test_a_block_with_its_activation_outside_does_not_fold() -> None:
 )
 def test_a_block_folds_if_nothing_stands_between_its_layers(between: nn.Module | None, folds: bool) -> None:
     model = convert(Block(), SMALL, patterns=PATTERN)
-    model.drop = between
+    model._modules["drop"] = between
     assert isinstance(fold(model, PATTERN).up, EUGenFeatures) is folds
 
 
@@ -267,13 +269,13 @@ def test_timms_gated_mlp_is_another_function() -> None:
     assert type(convert(layers.GluMlp(6, 24, act_layer=nn.ReLU), SMALL).act) is nn.ReLU
 
 
-def bert() -> nn.Module:
+def bert() -> Any:
     transformers = pytest.importorskip("transformers")
     config = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2}
     return transformers.BertModel(transformers.BertConfig(hidden_size=16, intermediate_size=64, **config)).eval()
 
 
-def gpt2() -> nn.Module:
+def gpt2() -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2)
     return transformers.GPT2LMHeadModel(config).eval()
@@ -286,7 +288,7 @@ def test_berts_mlp_takes_in_its_activation_and_folds() -> None:
     assert all(type(layer.intermediate.intermediate_act_fn) is nn.Identity for layer in model.encoder.layer)
     expected = model(tokens)[0]
     assert not torch.allclose(expected, before)
-    folded = fold(copy.deepcopy(model))
+    folded: Any = fold(copy.deepcopy(model))
     assert relative_error(folded(tokens)[0], expected) < 1e-12
     assert folded.encoder.layer[0].output.dense.weight.shape == (16, 4)
 
@@ -300,12 +302,12 @@ def test_gpt2s_transposed_layers_are_replaced_and_fold() -> None:
     with pytest.raises(ValueError, match=r"lm_head: shares its weight with transformer\.wte"):
         convert(model, SMALL)
     before = model(tokens)[0]
-    outside = convert(copy.deepcopy(model), SMALL, is_up)
+    outside: Any = convert(copy.deepcopy(model), SMALL, is_up)
     assert type(outside.transformer.h[0].mlp.act).__name__ == "NewGELUActivation", "the tanh form is no function of phi"
     convert(model, SMALL, is_up, patterns={"transformers.NewGELUActivation": "gelu"})
     expected = model(tokens)[0]
     assert not torch.allclose(expected, before)
-    folded = fold(copy.deepcopy(model))
+    folded: Any = fold(copy.deepcopy(model))
     assert relative_error(folded(tokens)[0], expected) < 1e-12
     assert folded.transformer.h[0].mlp.c_proj.weight.shape == (16, 4)
     assert model.lm_head.weight is model.transformer.wte.weight
