@@ -37,7 +37,7 @@ def collect_inputs(model: nn.Module, inputs: Any, limits: Mapping[nn.Module, int
 
 def _thin(rows: Tensor, limit: int) -> Tensor:
     if len(rows) <= limit:
-        return rows
+        return rows.clone()  # what runs later may change it in place
     return rows[torch.linspace(0, len(rows) - 1, limit, dtype=torch.float64).round().long().to(rows.device)]
 
 

@@ -91,9 +91,11 @@ def convert(
     seen = _dense_layers(model)
     matching = [(name, module) for name, module in seen if filter_fn is None or filter_fn(module, name)]
     if not matching:
-        names = ", ".join(name or "(the model itself)" for name, _ in seen) or "none"
-        raise ValueError(f"no dense layer matched; the model's dense layers: {names}")
-    names = {module: name for name, module in reversed(matching)}
+        listed = ", ".join(name or "(the model itself)" for name, _ in seen) or "none"
+        raise ValueError(f"no dense layer matched; the model's dense layers: {listed}")
+    names: dict[nn.Module, str] = {}
+    for name, module in matching:
+        names.setdefault(module, name)
     for module, name in names.items():
         refuse_unfit(name or "(the model itself)", module)
     refuse_tied(model, names)

@@ -258,6 +258,22 @@ def test_the_rows_kept_for_a_fit_are_bounded_and_evenly_spaced() -> None:
     assert torch.equal(collect_inputs(model, rows[:3], {model[0]: 4})[model[0]], rows[:3])
 
 
+class InPlace(nn.Module):
+    """A model that writes over what its layer saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x.zero_()
+
+
+def test_the_rows_kept_are_those_that_were_seen() -> None:
+    model = InPlace()
+    assert collect_inputs(model, torch.ones(3, 1), {model.layer: 8})[model.layer].flatten().tolist() == [1, 1, 1]
+
+
 def test_inputs_that_do_not_determine_a_layer_are_refused_by_its_name() -> None:
     model = Tied()
     with pytest.raises(ValueError, match="head: 3 input rows for 5 unknowns, expected at least as many rows"):
@@ -277,6 +293,9 @@ def test_a_generator_makes_the_draw_repeatable() -> None:
     first, again, other = (convert(copy.deepcopy(dense), SMALL, generator=seeded(seed))(x) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+    model = convert(copy.deepcopy(dense), SMALL, generator=seeded(1))
+    drawn = EUGenLinear.from_linear(dense[0], "relu", SMALL, generator=seeded(1))  # pyright: ignore[reportArgumentType]
+    assert torch.equal(model.get_submodule("0")(x), drawn(x)), "the layers are drawn in their order"
 
 
 def test_a_model_without_weights_converts_and_folds() -> None:
