@@ -1,9 +1,10 @@
 """LayerConfig, which chooses between the layer kinds, and the configurations that it chooses from."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from eugen3d.layers.eugen import EUGenConfig
+from eugen3d.layers.kind import KindConfig
 from eugen3d.layers.linear import LinearConfig
 from eugen3d.layers.low_rank import LowRankConfig
 from eugen3d.layers.sine import SineConfig
@@ -40,6 +41,6 @@ class LayerConfig:
             raise ValueError(f"layer kind {self.kind!r} is unknown, expected one of {', '.join(get_args(LayerKind))}")
 
     @property
-    def chosen(self) -> Any:
-        """The configuration of the chosen kind, a `KindConfig`."""
+    def chosen(self) -> KindConfig:
+        """The configuration of the chosen kind."""
         return getattr(self, self.kind.replace("-", "_"))

@@ -59,6 +59,11 @@ class EUGenConfig(KindConfig):
         """Φ takes the activation's place, unless it is the identity."""
         return self.phi != "identity"
 
+    @property
+    def inner_width(self) -> int:
+        """k·m."""
+        return self.order * self.num_features
+
     def __post_init__(self) -> None:
         if self.num_features < 1:
             raise ValueError(f"num_features is {self.num_features}, expected at least 1")

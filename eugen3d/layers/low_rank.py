@@ -25,6 +25,11 @@ class LowRankConfig(KindConfig):
     bias: bool = True
     """Whether the output adds a learned bias."""
 
+    @property
+    def inner_width(self) -> int:
+        """r."""
+        return self.rank
+
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}, expected at least 1")

@@ -45,6 +45,11 @@ class SNNKConfig(KindConfig):
         """f is inside."""
         return True
 
+    @property
+    def inner_width(self) -> int:
+        """m."""
+        return self.num_features
+
     def __post_init__(self) -> None:
         if self.num_features < 1:
             raise ValueError(f"num_features is {self.num_features}, expected at least 1")

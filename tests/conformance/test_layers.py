@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eugen3d import LayerConfig, fold
+from eugen3d import LayerConfig, fold, layer_status
 from eugen3d.layers import kind_of, layer_from_linear, make_layer
 from eugen3d.layers.config import LayerKind
 from eugen3d.layers.registry import REGISTRY
@@ -117,11 +117,15 @@ class TestLayerConformance:
             row.randomise(twin)
             assert not torch.allclose(twin(x), layer(x)), "a copy has parameters of its own"
 
-    def test_the_layer_knows_its_widths_and_its_kind(self, row) -> None:
+    def test_widths_kind_and_status_are_reported(self, row) -> None:
         layer = row.make()
         assert (layer.in_features, layer.out_features) == (IN_FEATURES, OUT_FEATURES)
         assert kind_of(layer) == row.kind
         assert kind_of(nn.ReLU()) is None
+        (status,) = layer_status(layer)
+        assert status["kind"] == row.kind
+        assert status["num_parameters"] == sum(p.numel() for p in layer.parameters())
+        assert status["flops"] == 2 * sum(p.numel() for p in layer.parameters() if p.dim() == 2)
 
     def test_the_mode_does_not_change_the_function(self, row) -> None:
         layer, x = row.make_random(), random_inputs(7, dtype=torch.float32)

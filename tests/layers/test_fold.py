@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 
 from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, LowRankConfig, SNNKConfig, convert, fold
 from eugen3d.fields import NerfField, NerfFieldConfig
-from eugen3d.layers import EUGenFeatures, compose, fold_sequential, push_readout
+from eugen3d.layers import (
+    EUGenFeatures,
+    LowRankLinear,
+    SineLinear,
+    SNNKLinear,
+    compose,
+    fold_sequential,
+    push_readout,
+)
 from eugen3d.layers.features import Phi
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -210,6 +219,32 @@ def test_a_root_layer_comes_back_replaced() -> None:
     torch.testing.assert_close(folded(x), expected)
 
 
+class Shifted(EUGenLinear):
+    """A layer whose data flow is its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + super().forward(x)
+
+
+class Molecule(nn.Module):
+    """A module that has atoms of another sort."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atoms = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.atoms(x) ** 2
+
+
+def test_only_layers_that_their_maps_make_up_are_taken_apart() -> None:
+    model = randomised(nn.Sequential(Shifted(6, 24, 4), Molecule(), Shifted(24, 24, 4), nn.Linear(24, 2)))
+    structure, x = str(model), torch.randn(10, 6)
+    expected = model(x)
+    assert torch.equal(fold(model)(x), expected) and str(model) == structure
+    assert fold(molecule := Molecule()) is molecule
+
+
 def test_the_training_flag_is_kept() -> None:
     folded = fold(CHAINS["nested"](1, True).eval())
     assert not any(module.training for module in folded.modules())
@@ -243,6 +278,75 @@ def test_a_chain_with_a_forward_of_its_own_is_left_alone() -> None:
     expected = model(x)
     torch.testing.assert_close(fold(model)(x), expected)
     assert fold_sequential(residual) is residual and isinstance(residual[0], EUGenLinear)
+
+
+HOOKS = ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+
+
+@pytest.mark.parametrize("register", HOOKS)
+@pytest.mark.parametrize("name", ["0", "0.0", "0.0.features.projection", "1", "1.0", "1.2"])
+def test_hooks_in_a_chain_are_refused_by_name(name: str, register: str) -> None:
+    model = CHAINS["nested"](1, True)
+    structure = str(model)
+    handle = getattr(model.get_submodule(name), register)(lambda *_: None)
+    with pytest.raises(ValueError, match=f"^{name.replace('.', '[.]')}: has hooks, which would be lost; remove them"):
+        fold(model)
+    with pytest.raises(ValueError, match="has hooks"):
+        fold_sequential(model)
+    assert str(model) == structure, "refused before anything is folded"
+    handle.remove()
+    assert str(fold(model)) != structure
+
+
+@pytest.mark.parametrize(
+    ("layer", "part"),
+    [(LowRankLinear(24, 8, 4), "down"), (SNNKLinear(24, 8, 4), "features.projection"), (SineLinear(24, 8), "linear")],
+)
+def test_hooks_in_a_layer_of_any_kind_are_refused_by_name(layer: nn.Module, part: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 24), layer)
+    structure = str(model)
+    handle = layer.get_submodule(part).register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=f"^1[.]{part}: has hooks, which would be lost"):
+        fold(model)
+    assert str(model) == structure
+    handle.remove()
+    assert str(fold(model)) != structure
+
+
+def test_hooks_are_named_from_the_root() -> None:
+    model = nn.ModuleDict({"first": CHAINS["no biases"](1, True), "second": CHAINS["nested"](1, True)})
+    model.get_submodule("second.1.0").register_forward_hook(lambda *_: None)
+    structure = str(model)
+    with pytest.raises(ValueError, match=r"^second\.1\.0: has hooks"):
+        fold(model)
+    assert str(model) == structure, "the first chain, too, is as it was"
+
+
+def test_hooks_that_folding_keeps_are_no_matter() -> None:
+    """Those of the chain itself, of an activation in it, and inside a module that it does not look into."""
+    model = nn.Sequential(*CHAINS["eugen-relu-eugen-eugen"](1, True), Residual(nn.Linear(5, 5)))
+    called: list[str] = []
+    for name in ("", "1", "4", "4.0"):
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
+    fold(model)(torch.randn(3, 6))
+    assert called == ["1", "4.0", "4", ""]
+
+
+def test_a_push_refuses_hooks() -> None:
+    producer, consumer = nn.Sequential(eugen(6, 24, 1, False)), nn.Sequential(nn.Linear(24, 2))
+    consumer[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="0: has hooks"):
+        push_readout(producer, [(consumer, slice(None))])
+    assert isinstance(producer[0], EUGenLinear)
+
+
+def test_names_are_kept_where_nothing_is_merged() -> None:
+    layers = {"in": nn.Linear(4, 4), "act": nn.Tanh(), "nested": nn.Sequential(nn.Identity(), eugen(4, 24, 1, True))}
+    model = nn.Sequential(OrderedDict(layers))
+    names = list(model.state_dict())
+    assert list(fold(model).state_dict()) == names
+    model.add_module("out", nn.Linear(24, 2))
+    assert list(fold(model).state_dict()) != [*names, "out.weight", "out.bias"]
 
 
 class Doubled(nn.Linear):
