@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eugen3d.layers import EUGenConfig, LayerConfig, LinearConfig, fold_sequential, make_layer, push_readout
+from eugen3d.layers import KindConfig, LayerConfig, LinearConfig, fold_sequential, make_layer, push_readout
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class NerfFieldConfig:
         if not 0 <= self.skip < self.num_layers:
             raise ValueError(f"skip is {self.skip}, expected 0 to {self.num_layers - 1}")
 
-    def layer_at(self, index: int) -> LinearConfig | EUGenConfig:
+    def layer_at(self, index: int) -> KindConfig:
         """The configuration of trunk layer `index`."""
         return self.layer.chosen if index in self.replaced_layers else LinearConfig()
 
