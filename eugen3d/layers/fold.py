@@ -30,7 +30,7 @@ def fold(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
             own()
-        elif _is_chain(module):
+        elif is_chain(module):
             fold_sequential(module)
     return model
 
@@ -41,9 +41,9 @@ def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
 
     A subclass with a `forward` of its own is not a chain and stays as it is.
     """
-    if not _is_chain(chain):
+    if not is_chain(chain):
         return chain
-    atoms = _atoms(chain)
+    atoms = chain_maps(chain)
     position = 0
     while position + 1 < len(atoms):
         producer, consumer = nn.Sequential(atoms[position]), nn.Sequential(atoms[position + 1])
@@ -69,18 +69,18 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
         Whether the merge took place. It does not where the producer ends in an activation, a consumer begins with
         one, or the merged maps would take more products than the separate ones.
     """
-    last = _atoms(producer)[-1:]
-    if not last or not _is_dense(last[0]):
+    last = chain_maps(producer)[-1:]
+    if not last or not is_dense(last[0]):
         return False
-    inner, firsts = last[0], [_atoms(chain)[:1] for chain, _ in consumers]
-    if not all(first and (_is_dense(first[0]) or isinstance(first[0], EUGenFeatures)) for first in firsts):
+    inner, firsts = last[0], [chain_maps(chain)[:1] for chain, _ in consumers]
+    if not all(first and (is_dense(first[0]) or isinstance(first[0], EUGenFeatures)) for first in firsts):
         return False
     merged = [compose(first[0], inner, columns) for first, (_, columns) in zip(firsts, consumers, strict=True)]
     if sum(map(_products, merged)) > _products(inner) + sum(_products(first[0]) for first in firsts):
         return False
-    _assign(producer, _atoms(producer)[:-1])
+    _assign(producer, chain_maps(producer)[:-1])
     for (chain, _), replacement in zip(consumers, merged, strict=True):
-        _assign(chain, [replacement, *_atoms(chain)[1:]])
+        _assign(chain, [replacement, *chain_maps(chain)[1:]])
     return True
 
 
@@ -118,6 +118,27 @@ def compose(outer: nn.Module, inner: nn.Linear, columns: slice = slice(None)) ->
     return composed.train(outer.training)
 
 
+def chain_maps(chain: nn.Module) -> list[nn.Module]:
+    """A chain as a flat list of maps; an EUGen layer is its features and its readout."""
+    if is_chain(chain):
+        return [atom for module in chain for atom in chain_maps(module)]
+    if isinstance(chain, EUGenLinear):
+        return [*chain_maps(chain.features), chain.readout]
+    if isinstance(chain, EUGenFeatures) and chain.is_affine:
+        return [chain.projection]
+    return [] if isinstance(chain, nn.Identity) else [chain]
+
+
+def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether a module is a plain chain: a subclass may route its data in a way of its own."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module computes what its weight and bias say: a subclass (LoRA, quantised) may not."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
 def _compose_linear(outer: nn.Linear, inner: nn.Linear, columns: slice) -> nn.Linear:
     weight, bias = _substitute(outer.weight.double(), inner, columns)
     if outer.bias is not None:
@@ -149,27 +170,6 @@ def _substitute(matrix: Tensor, inner: nn.Linear, columns: slice) -> tuple[Tenso
     weight = torch.cat([matrix[:, :start], block @ inner.weight.double(), matrix[:, stop:]], dim=1)
     bias = matrix.new_zeros(len(matrix)) if inner.bias is None else block @ inner.bias.double()
     return weight, bias
-
-
-def _atoms(chain: nn.Module) -> list[nn.Module]:
-    """A chain as a flat list of maps; an EUGen layer is its features and its readout."""
-    if _is_chain(chain):
-        return [atom for module in chain for atom in _atoms(module)]
-    if isinstance(chain, EUGenLinear):
-        return [*_atoms(chain.features), chain.readout]
-    if isinstance(chain, EUGenFeatures) and chain.is_affine:
-        return [chain.projection]
-    return [] if isinstance(chain, nn.Identity) else [chain]
-
-
-def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Whether a module is a plain chain: a subclass may route its data in a way of its own."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def _is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module computes what its weight and bias say: a subclass (LoRA, quantised) may not."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _assign(chain: nn.Sequential, atoms: Sequence[nn.Module]) -> None:
