@@ -67,7 +67,7 @@ class AutoModule(nn.Module):
         key = self._key(inputs)
         if key not in self._choices:
             known = load_choices().get(machine_name(), {}).get(key)
-            if known in self._makers and self._is_available(known, inputs):
+            if known is not None and known in self._makers and self._is_available(known, inputs):
                 self._choices[key] = known
             elif rows < MIN_ROWS:
                 return "eager"

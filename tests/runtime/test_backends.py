@@ -143,7 +143,7 @@ def test_a_precision_is_for_layers_alone() -> None:
 
 def test_a_chain_with_hooks_is_not_replaced() -> None:
     chain = nn.Sequential(nn.Linear(3, 3))
-    chain.register_forward_hook(lambda module, inputs, output: output + 1)
+    chain.register_forward_hook(lambda module, inputs, output: -output)
     with pytest.raises(ValueError, match="has hooks, which would be lost"):
         replace_chains(chain, lambda inner: inner)
 

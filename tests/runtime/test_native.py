@@ -105,10 +105,10 @@ def test_a_skip_connection_sees_the_input_again(second: nn.Module) -> None:
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Softplus()])
 def test_nan_and_infinity_go_where_torch_sends_them(activation: nn.Module) -> None:
-    chain = nn.Sequential(nn.Linear(1, 1), activation)
-    with torch.no_grad():
-        chain[0].weight.fill_(1)  # pyright: ignore[reportArgumentType]
-        chain[0].bias.fill_(0)  # pyright: ignore[reportArgumentType]
+    linear = nn.Linear(1, 1)
+    nn.init.ones_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    chain = nn.Sequential(linear, activation)
     x = torch.tensor([[float("nan")], [float("inf")], [float("-inf")], [2.0]])
     expected = eager64(chain, x)  # in float32 torch's own vectors make NaN of GELU(inf)
     assert expected[0].isnan() and expected[1].isinf(), "the canary: torch itself lets them through"
@@ -174,7 +174,7 @@ def test_what_has_no_step_is_named(chain: nn.Sequential, message: str) -> None:
 
 def test_hooks_are_refused() -> None:
     chain = nn.Sequential(nn.Linear(3, 3))
-    chain[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    chain[0].register_forward_hook(lambda module, inputs, output: -output)
     with pytest.raises(NativeUnavailable, match="Linear has hooks, which would not be called"):
         NativeChain(chain)
 
