@@ -9,8 +9,8 @@ from typing import Literal
 
 from torch import nn
 
-from eugen3d.cli.bench_models import ModelName, Sine
-from eugen3d.layers import Patterns
+from eugen3d.cli.bench_models import ModelName
+from eugen3d.layers import Patterns, Sine
 from eugen3d.layers.features import Phi
 
 Quantity = Literal["megabytes", "parameters", "saved_bytes", "saved_share", "share"]

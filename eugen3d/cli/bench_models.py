@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from eugen3d.fields import NerfField, NerfFieldConfig
-from eugen3d.layers import LayerConfig, fold_sequential, push_readout
+from eugen3d.layers import LayerConfig, Sine, fold_sequential, push_readout
 
 ModelName = Literal["vit-base", "vit-large", "gpt2", "bert-base", "efficientvit-b1", "nerf", "zipnerf", "isdf", "siren"]
 
@@ -23,17 +23,6 @@ EXTRA = "pip install 'eugen3d[bench]'"
 
 class UnavailableError(Exception):
     """A model that cannot be built here; the message says why and what would help."""
-
-
-class Sine(nn.Module):
-    """sin(ω₀ x) (Sitzmann et al. 2020, eq. 3)."""
-
-    def __init__(self, omega_0: float) -> None:
-        super().__init__()
-        self.omega_0 = omega_0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.omega_0 * x)
 
 
 class SkipMlp(nn.Module):

@@ -10,9 +10,10 @@ from eugen3d.layers.fold import fold, fold_sequential, push_readout
 from eugen3d.layers.kind import KindConfig
 from eugen3d.layers.linear import LinearConfig
 from eugen3d.layers.low_rank import LowRankConfig, LowRankLinear
+from eugen3d.layers.maps import first_matrix
 from eugen3d.layers.patterns import Pattern, Patterns
 from eugen3d.layers.registry import kind_of, layer_from_linear, make_activation, make_layer
-from eugen3d.layers.sine import SineConfig, SineLinear
+from eugen3d.layers.sine import Sine, SineConfig, SineLinear
 from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
 from eugen3d.layers.structure import num_products
 
@@ -29,11 +30,13 @@ __all__ = [
     "Patterns",
     "SNNKConfig",
     "SNNKLinear",
+    "Sine",
     "SineConfig",
     "SineLinear",
     "bernstein_coefficients",
     "compose",
     "convert",
+    "first_matrix",
     "fold",
     "fold_sequential",
     "kind_of",

@@ -76,7 +76,7 @@ class EUGenFeatures(nn.Module):
         products = degree_products(u, self.num_features, self.order, self.shared)
         return ACTIVATIONS[self.phi](torch.cat(products, dim=-1))
 
-    def atoms(self) -> list[nn.Module]:
+    def maps(self) -> list[nn.Module]:
         """The maps that the features are a chain of, for folding.
 
         Affine features are their matrices. With the norm they are one map, factored or not: both ‖x‖ and B x take x.

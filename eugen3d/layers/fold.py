@@ -6,21 +6,19 @@ The following layer's norm input ‖y‖₂, y = W φ + b, is kept without formi
 triangular factor of [W b] (EUGens 2025, section 3). All products are formed in float64.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from eugen3d.layers.compose import compose
 from eugen3d.layers.eugen_features import EUGenFeatures
+from eugen3d.layers.maps import chain_maps, is_composite, is_features
 from eugen3d.layers.patterns import Pattern, Patterns, pattern_of, slot_at
-from eugen3d.layers.registry import kind_of
 from eugen3d.layers.structure import (
     Slot,
     as_linear,
-    forward_owner,
     has_hooks,
     is_affine_map,
     is_chain,
@@ -33,15 +31,6 @@ from eugen3d.layers.structure import (
 Consumer = tuple[nn.Sequential, slice]
 
 
-@runtime_checkable
-class Composite(Protocol):
-    """A layer that is a chain of maps itself."""
-
-    def atoms(self) -> list[nn.Module]:
-        """The maps, first to last: dense layers, features, activations or such layers again."""
-        ...
-
-
 @torch.no_grad()
 def fold(model: nn.Module, patterns: Patterns | None = None) -> nn.Module:
     """Fold every chain in a model, in place, and return it (a root that is itself a layer comes back replaced).
@@ -50,27 +39,27 @@ def fold(model: nn.Module, patterns: Patterns | None = None) -> nn.Module:
     layers of a block of a known class (see `eugen3d.layers.patterns`) whose activation went into the first one. A
     module whose data flow is its own (a field with a skip connection) folds itself through its method `fold_()`. The
     function that the model computes stays the same up to rounding; its parameters do not, so fold a copy to go on
-    training. Where nothing is merged, modules keep their places and names.
+    training. Where nothing is merged, modules keep their places and names, and their hooks.
 
     Args:
         patterns: classes of blocks beside those of `eugen3d.layers.patterns`.
 
     Raises:
-        ValueError: a module that could be merged away has hooks. The model is then as it was.
+        ValueError: a module that a merge would do away with has hooks. The model is then as it was, less what a
+            `fold_()` had merged before it met them.
     """
-    if _is_composite(model) and not isinstance(model, EUGenFeatures):
+    if is_composite(model) and not isinstance(model, EUGenFeatures):
         return fold_sequential(nn.Sequential(model).train(model.training))
-    for name, module in model.named_modules():
-        if is_chain(module):
-            _refuse_hooks(module, name)
-    slots = slots_of(model)
-    blocks = [block for module in model.modules() if (block := _block(module, slots, patterns)) is not None]
     names = {module: name for name, module in model.named_modules()}
-    for block in blocks:
-        for slot in block:
-            _refuse_hooked(slot.module, names[slot.module] if slot.module else "")
-    for block in blocks:
-        _fold_block(*block)
+    slots = slots_of(model)
+    blocks = [block for module in names if (block := _block(module, slots, patterns)) is not None]
+    merged_blocks = [(block, maps) for block in blocks if (maps := _merged_block(*block, names)) is not None]
+    for module, name in names.items():
+        if is_chain(module) and any(has_hooks(part) for part in module.modules() if part is not module):
+            _merged_chain(module, name)  # raises where hooks would be lost, before anything is changed
+    for block, replacements in merged_blocks:
+        for slot, maps in zip(block, replacements, strict=True):
+            _place(slot, maps)
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
             own()
@@ -87,22 +76,10 @@ def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
     be merged.
 
     Raises:
-        ValueError: a module that could be merged away has hooks.
+        ValueError: a module that would be merged away, or taken apart, has hooks. The chain is then as it was.
     """
-    if not is_chain(chain):
-        return chain
-    _refuse_hooks(chain)
-    atoms = _atoms(chain)
-    position, has_merged = 0, False
-    while position + 1 < len(atoms):
-        producer, consumer = nn.Sequential(atoms[position]), nn.Sequential(atoms[position + 1])
-        if push_readout(producer, [(consumer, slice(None))]):
-            atoms[position : position + 2] = list(consumer)
-            position, has_merged = max(position - 1, 0), True
-        else:
-            position += 1
-    if has_merged:
-        _assign(chain, atoms)
+    if is_chain(chain) and (maps := _merged_chain(chain)) is not None:
+        _assign(chain, maps)
     return chain
 
 
@@ -120,39 +97,47 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
         one, or the merged maps would take more products than the separate ones.
 
     Raises:
-        ValueError: a module that could be merged away has hooks.
+        ValueError: a module that would be merged away, or taken apart, has hooks. All chains are then as they were.
     """
-    for chain in (producer, *(chain for chain, _ in consumers)):
-        _refuse_hooks(chain)
-    last = _atoms(producer)[-1:]
-    if not last or not is_affine_map(last[0]):
+    maps, following = chain_maps(producer), [chain_maps(chain) for chain, _ in consumers]
+    if not maps or not all(following):
         return False
-    inner, firsts = last[0], [_atoms(chain)[:1] for chain, _ in consumers]
-    if not all(first and (is_affine_map(first[0]) or isinstance(first[0], EUGenFeatures)) for first in firsts):
+    firsts = [(first[0], columns) for first, (_, columns) in zip(following, consumers, strict=True)]
+    if (merged := _merge(maps[-1], firsts)) is None:
         return False
-    merged = [compose(first[0], inner, columns) for first, (_, columns) in zip(firsts, consumers, strict=True)]
-    if sum(map(num_products, merged)) > num_products(inner) + sum(num_products(first[0]) for first in firsts):
-        return False
-    _assign(producer, _atoms(producer)[:-1])
-    for (chain, _), replacement in zip(consumers, merged, strict=True):
-        _assign(chain, [replacement, *_atoms(chain)[1:]])
+    changed = [(producer, maps[:-1])]
+    for (chain, _), first, rest in zip(consumers, merged, following, strict=True):
+        changed.append((chain, [first, *rest[1:]]))
+    for chain, kept in changed:
+        _refuse_lost_hooks(_inside(chain), kept)
+    for chain, kept in changed:
+        _assign(chain, kept)
     return True
 
 
-def _atoms(chain: nn.Module) -> list[nn.Module]:
-    """A chain as a flat list of maps; a layer of whatever kind is the maps that it consists of."""
-    if is_chain(chain):
-        return [atom for module in chain for atom in _atoms(module)]
-    if _is_composite(chain):
-        assert isinstance(chain, Composite)
-        if (parts := chain.atoms()) != [chain]:
-            return [atom for part in parts for atom in _atoms(part)]
-    return [] if isinstance(chain, nn.Identity) else [chain]
+def _merge(inner: nn.Module, outers: Sequence[tuple[nn.Module, slice]]) -> list[nn.Module] | None:
+    """What maps become that take an affine map's output in some columns; None where they cannot, or that costs more."""
+    if not is_affine_map(inner) or not all(is_affine_map(outer) or is_features(outer) for outer, _ in outers):
+        return None
+    merged = [compose(outer, inner, columns) for outer, columns in outers]
+    separate = num_products(inner) + sum(num_products(outer) for outer, _ in outers)
+    return merged if sum(map(num_products, merged)) <= separate else None
 
 
-def _is_composite(module: nn.Module | None) -> bool:
-    """Whether a module is a layer that its maps make up: a subclass with a forward of its own may not be."""
-    return module is not None and kind_of(module) is not None and "atoms" in vars(forward_owner(module))
+def _merged_chain(chain: nn.Sequential, name: str = "") -> list[nn.Module] | None:
+    """The maps that a chain folds to, None where nothing is merged; hooks that would be lost are refused."""
+    maps, position, has_merged = chain_maps(chain), 0, False
+    while position + 1 < len(maps):
+        merged = _merge(maps[position], [(maps[position + 1], slice(None))])
+        if merged is None:
+            position += 1
+        else:
+            maps[position : position + 2] = merged
+            position, has_merged = max(position - 1, 0), True
+    if not has_merged:
+        return None
+    _refuse_lost_hooks(_inside(chain, name), maps)
+    return maps
 
 
 def _block(module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: Patterns | None) -> list[Slot] | None:
@@ -163,7 +148,7 @@ def _block(module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: P
     linear, following = (slot_at(module, path, slots) for path in (pattern.linear, pattern.following))
     if linear is None or following is None:
         return None
-    is_producer = _is_composite(linear.module) or is_affine_map(linear.module)
+    is_producer = is_composite(linear.module) or is_affine_map(linear.module)
     return [linear, following] if is_producer and _takes_product(following.module) else None
 
 
@@ -185,42 +170,46 @@ def _is_open(module: nn.Module, pattern: Pattern, slots: Mapping[nn.Module, list
 def _takes_product(module: nn.Module | None) -> bool:
     """Whether a module may begin with an affine map."""
     is_conv = module is not None and is_conv1d(module) and is_plain_dense(module)
-    return _is_composite(module) or is_affine_map(module) or is_conv
+    return is_composite(module) or is_affine_map(module) or is_conv
 
 
-def _fold_block(linear: Slot, following: Slot) -> None:
-    """Merge the readout of a block's first layer into its second one, if that costs less."""
+def _merged_block(
+    linear: Slot, following: Slot, names: Mapping[nn.Module, str]
+) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """The maps that a block's two layers fold to, None where nothing is merged; lost hooks are refused."""
     first, second = linear.module, following.module
     assert first is not None and second is not None
-    producer = nn.Sequential(first)
-    consumer = nn.Sequential(as_linear(second) if is_conv1d(second) else second)
+    left, right = chain_maps(first), chain_maps(as_linear(second) if is_conv1d(second) else second)
     has_merged = False
-    while push_readout(producer, [(consumer, slice(None))]):
-        has_merged = True
-    if has_merged:
-        for slot, chain, old in ((linear, producer, first), (following, consumer, second)):
-            atoms = list(chain) or [nn.Identity()]
-            slot.parent._modules[slot.key] = (atoms[0] if len(atoms) == 1 else chain).train(old.training)
+    while left and (merged := _merge(left[-1], [(right[0], slice(None))])) is not None:
+        left, right, has_merged = left[:-1], [*merged, *right[1:]], True
+    if not has_merged:
+        return None
+    for module in (first, second):
+        _refuse_lost_hooks(module.named_modules(prefix=names[module]), [*left, *right])
+    return left, right
 
 
-def _refuse_hooks(chain: nn.Sequential, name: str = "") -> None:
-    """Refuse a chain in which a module that folding takes apart or drops has hooks; the chain's own are kept."""
-    for key, module in chain._modules.items():
-        path = f"{name}.{key}" if name else key
-        if module is not None and is_chain(module):
-            if has_hooks(module):
-                raise ValueError(f"{path}: has hooks, which would be lost; remove them before folding")
-            _refuse_hooks(module, path)
-        elif isinstance(module, nn.Identity) or is_affine_map(module) or _is_composite(module):
-            _refuse_hooked(module, path)
+def _place(slot: Slot, maps: list[nn.Module]) -> None:
+    """Put maps where a layer stands: as a chain, alone where there is one, and the identity where there is none."""
+    assert slot.module is not None
+    chain = maps[0] if len(maps) == 1 else nn.Sequential(*maps) if maps else nn.Identity()
+    slot.parent._modules[slot.key] = chain.train(slot.module.training)
 
 
-def _refuse_hooked(module: nn.Module | None, name: str) -> None:
-    for part_name, part in () if module is None else module.named_modules(prefix=name):
-        if has_hooks(part):
-            raise ValueError(f"{part_name}: has hooks, which would be lost; remove them before folding")
+def _inside(chain: nn.Sequential, name: str = "") -> Iterable[tuple[str, nn.Module]]:
+    """The modules of a chain, with their names, less the chain itself, whose hooks are kept."""
+    return (part for part in chain.named_modules(prefix=name) if part[1] is not chain)
 
 
-def _assign(chain: nn.Sequential, atoms: Sequence[nn.Module]) -> None:
+def _refuse_lost_hooks(before: Iterable[tuple[str, nn.Module]], maps: Iterable[nn.Module]) -> None:
+    """Refuse a merge that leaves `maps`, if it does away with one of the named modules before it that has hooks."""
+    kept = {part for map_ in maps for part in map_.modules()}
+    for name, module in before:
+        if module not in kept and has_hooks(module):
+            raise ValueError(f"{name}: has hooks, which would be lost; remove them before folding")
+
+
+def _assign(chain: nn.Sequential, maps: Sequence[nn.Module]) -> None:
     chain._modules.clear()
-    chain.extend(atoms)
+    chain.extend(maps)

@@ -141,7 +141,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.down(x))
 
-    def atoms(self) -> list[nn.Module]:
+    def maps(self) -> list[nn.Module]:
         """The maps that the layer is a chain of, for folding."""
         return [self.down, self.up]
 

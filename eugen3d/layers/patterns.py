@@ -51,9 +51,10 @@ ACTIVATION_MODULES: dict[str, tuple[Phi, dict[str, Any]]] = {
     "torch.GELU": ("gelu", {"approximate": "none"}),
     "torch.Softplus": ("softplus", {"beta": 1, "threshold": 20}),
     "transformers.GELUActivation": ("gelu", {"act": F.gelu}),
+    "eugen3d.Sine": ("sine", {"omega_0": 1}),
 }
 """Activation classes with the Φ that they compute, if their attributes have these values. GELU's tanh form is another
-function, off by up to 5e-4, and so is a Softplus of another β: they stay where they are."""
+function, off by up to 5e-4, and so are a Softplus of another β and a sine of another ω₀: they stay where they are."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 To add a kind:
 
 1. Write one file with a frozen configuration (a `KindConfig`) and a layer with `in_features`, `out_features`, the
-   classmethods `from_config` and `from_linear` as the others have them, and `atoms()`, by which it folds; the
+   classmethods `from_config` and `from_linear` as the others have them, and `maps()`, by which it folds; the
    configuration says by `includes_activation` whether a conversion takes in the activation.
 2. Add its line to `REGISTRY` and, since type checkers and command lines read `LayerConfig` statically, its field there
    and its name in `LayerKind`.
@@ -24,7 +24,7 @@ from eugen3d.layers.features import Phi
 from eugen3d.layers.kind import KindConfig
 from eugen3d.layers.linear import LinearConfig, linear_from_config, linear_from_linear
 from eugen3d.layers.low_rank import LowRankConfig, LowRankLinear
-from eugen3d.layers.sine import SineConfig, SineLinear
+from eugen3d.layers.sine import Sine, SineConfig, SineLinear
 from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
 
 
@@ -62,10 +62,16 @@ def make_layer(config: KindConfig, in_features: int, out_features: int, activati
 
 
 def make_activation(activation: Phi) -> nn.Module:
-    """The module of an activation; sine and identity, which torch has no module for, are order-1 features' own."""
-    modules = {"relu": nn.ReLU, "gelu": nn.GELU, "softplus": nn.Softplus, "identity": nn.Identity}
+    """The module of an activation."""
+    modules: dict[Phi, type[nn.Module]] = {
+        "identity": nn.Identity,
+        "relu": nn.ReLU,
+        "gelu": nn.GELU,
+        "softplus": nn.Softplus,
+        "sine": Sine,
+    }
     if activation not in modules:
-        raise ValueError(f"activation {activation!r} has no module, expected one of {', '.join(modules)}")
+        raise ValueError(f"activation {activation!r} is unknown, expected one of {', '.join(modules)}")
     return modules[activation]()
 
 

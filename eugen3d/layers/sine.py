@@ -43,6 +43,20 @@ class SineConfig(KindConfig):
             )
 
 
+class Sine(nn.Module):
+    """The element-wise map sin(ω₀ u) (Sitzmann et al. 2020, eq. 3), as a module; the Φ "sine" at ω₀ = 1."""
+
+    def __init__(self, omega_0: float = 1.0) -> None:
+        super().__init__()
+        self.omega_0 = omega_0
+
+    def forward(self, u: Tensor) -> Tensor:
+        return torch.sin(self.omega_0 * u)
+
+    def extra_repr(self) -> str:
+        return f"omega_0={self.omega_0}"
+
+
 class SineLinear(nn.Module):
     """A dense layer whose output, times ω₀, goes through a sine.
 
@@ -144,7 +158,7 @@ class SineLinear(nn.Module):
         return torch.sin(self.omega_0 * self.linear(x))
 
     @torch.no_grad()
-    def atoms(self) -> list[nn.Module]:
+    def maps(self) -> list[nn.Module]:
         """The maps that the layer is a chain of, for folding: features of order 1 with Φ = sine and ω₀ in G."""
         like = {"device": self.linear.weight.device, "dtype": self.linear.weight.dtype}
         features = EUGenFeatures(self.in_features, self.out_features, phi="sine", bias=self.config.bias, **like)

@@ -163,7 +163,7 @@ class SNNKLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.readout(self.features(x))
 
-    def atoms(self) -> list[nn.Module]:
+    def maps(self) -> list[nn.Module]:
         """The maps that the layer is a chain of, for folding."""
         return [self.features, self.readout]
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from typing import get_args
 
 import pytest
@@ -12,6 +13,7 @@ from eugen3d import LayerConfig, fold, layer_status
 from eugen3d.layers import kind_of, layer_from_linear, make_layer
 from eugen3d.layers.config import LayerKind
 from eugen3d.layers.registry import REGISTRY
+from eugen3d.runtime import NativeChain, RuntimeFallbackWarning, build
 
 IN_FEATURES, OUT_FEATURES = 6, 5
 
@@ -155,6 +157,16 @@ class TestLayerConformance:
         torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
         products = [sum(p.numel() for n, p in m.named_parameters() if p.dim() == 2) for m in (folded, model)]
         assert products[0] < products[1]
+
+    def test_the_native_runtime_computes_the_same(self, row) -> None:
+        layer = row.make_random()
+        model, x = nn.Sequential(nn.Linear(2, IN_FEATURES), layer, nn.Linear(OUT_FEATURES, 1)), torch.randn(50, 2)
+        with warnings.catch_warnings(action="error", category=RuntimeFallbackWarning):
+            native = build(model, "native")
+        assert any(isinstance(part, NativeChain) for part in native.modules())
+        expected = copy.deepcopy(model).double()(x.double())
+        # Products of up to five projections lose a few times the rounding of one.
+        assert 0 < (native(x) - expected).norm() < 1e-5 * expected.norm()
 
     def test_a_lone_layer_folds(self, row) -> None:
         layer, x = row.make_random().double(), random_inputs(7)

@@ -1,6 +1,7 @@
 """Swapping the dense layers of a model, and the report on what it is made of."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -14,13 +15,16 @@ from eugen3d import (
     LinearConfig,
     LowRankConfig,
     SineConfig,
+    SineLinear,
     SNNKConfig,
     convert,
     fold,
     layer_status,
 )
-from eugen3d.layers import EUGenFeatures, KindConfig, Patterns, make_activation, make_layer, num_products
+from eugen3d.layers import EUGenFeatures, KindConfig, Patterns, Sine, make_activation, make_layer, num_products
 from eugen3d.layers.calibration import collect_inputs
+from eugen3d.layers.features import ACTIVATIONS, Phi
+from eugen3d.layers.patterns import phi_of
 
 SMALL = EUGenConfig(num_features=4)
 
@@ -73,14 +77,14 @@ def test_a_layer_config_chooses_the_kind() -> None:
         convert(chain(), LayerConfig("linear"))
 
 
-class Sine(nn.Module):
-    """The activation of a SIREN."""
+class OwnSine(nn.Module):
+    """The activation of somebody else's SIREN."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sin(x)
 
 
-SINE: Patterns = {Sine: "sine"}
+SINE: Patterns = {OwnSine: "sine"}
 
 
 def before_a_head(activation: nn.Module) -> nn.Sequential:
@@ -107,7 +111,7 @@ def hidden(_: nn.Module, fqn: str) -> bool:
     ],
 )
 def test_every_kind_converts_is_reported_and_folds(kind: str, config: KindConfig, dtype: torch.dtype) -> None:
-    dense = before_a_head(Sine() if kind == "sine" else nn.ReLU()).to(dtype)
+    dense = before_a_head(OwnSine() if kind == "sine" else nn.ReLU()).to(dtype)
     x = torch.randn(500, 6, dtype=dtype)
     model = convert(copy.deepcopy(dense), config, hidden, x, SINE)
     rows = layer_status(model, dense, x, SINE)
@@ -439,9 +443,26 @@ def test_a_hidden_layer_is_made_with_its_activation() -> None:
     assert [type(m) for m in outside] == [EUGenLinear, nn.Softplus]
 
 
-def test_an_activation_without_a_module_is_named() -> None:
-    with pytest.raises(ValueError, match="activation 'sine' has no module, expected one of relu, gelu, softplus"):
-        make_activation("sine")
+@pytest.mark.parametrize("phi", get_args(Phi))
+def test_every_activation_has_a_module_that_conversion_knows(phi: Phi) -> None:
+    module, u = make_activation(phi), torch.randn(20)
+    assert torch.equal(module(u), ACTIVATIONS[phi](u))
+    assert phi_of(module) == (None if phi == "identity" else phi)
+    assert phi_of(Sine(30.0)) is None
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_activation_is_named() -> None:
+    with pytest.raises(ValueError, match="activation 'tanh' is unknown, expected one of identity, relu, gelu"):
+        make_activation("tanh")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_sine_goes_into_the_layer() -> None:
+    siren, x = nn.Sequential(nn.Linear(3, 5), Sine(), nn.Linear(5, 1)), torch.randn(20, 3)
+    expected = siren(x)
+    converted = convert(siren, SineConfig(), lambda _, name: name == "0")
+    assert [type(m) for m in converted.children()] == [SineLinear, nn.Identity, nn.Linear]
+    torch.testing.assert_close(converted(x), expected)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -231,10 +231,10 @@ class Molecule(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.atoms = nn.Linear(24, 24)
+        self.maps = nn.Linear(24, 24)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.atoms(x) ** 2
+        return self.maps(x) ** 2
 
 
 def test_only_layers_that_their_maps_make_up_are_taken_apart() -> None:
@@ -284,7 +284,7 @@ HOOKS = ["register_forward_hook", "register_forward_pre_hook", "register_full_ba
 
 
 @pytest.mark.parametrize("register", HOOKS)
-@pytest.mark.parametrize("name", ["0", "0.0", "0.0.features.projection", "1", "1.0", "1.2"])
+@pytest.mark.parametrize("name", ["0", "0.0", "0.0.readout", "1", "1.0", "1.1.features.projection", "1.2"])
 def test_hooks_in_a_chain_are_refused_by_name(name: str, register: str) -> None:
     model = CHAINS["nested"](1, True)
     structure = str(model)
@@ -330,6 +330,31 @@ def test_hooks_that_folding_keeps_are_no_matter() -> None:
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: called.append(name))
     fold(model)(torch.randn(3, 6))
     assert called == ["1", "4.0", "4", ""]
+
+
+@pytest.mark.parametrize("name", ["0", "1", "2", "2.0", "2.0.features.projection", "2.1", "3"])
+def test_hooks_are_no_matter_where_nothing_is_merged(name: str) -> None:
+    inner = nn.Sequential(eugen(4, 24, 1, True), nn.Identity())
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), inner, nn.Tanh())
+    calls, x = [], torch.randn(3, 6)
+    model.get_submodule(name).register_forward_hook(lambda *_: calls.append(name))
+    structure = str(model)
+    fold(model)(x)
+    assert calls == [name] and str(model) == structure
+    other = nn.ModuleList([CHAINS["no biases"](1, True), model])
+    merged = num_products(other)
+    fold(other)
+    assert num_products(other) < merged, "what stands beside it folds"
+
+
+def test_features_with_a_forward_of_their_own_are_left_alone() -> None:
+    class DoubledFeatures(EUGenFeatures):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model, x = randomised(nn.Sequential(nn.Linear(6, 24), DoubledFeatures(24, 4), nn.Linear(4, 2))), torch.randn(9, 6)
+    expected = model(x)
+    assert torch.equal(fold(model)(x), expected)
 
 
 def test_a_push_refuses_hooks() -> None:
