@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eugen3d.layers import KindConfig, LayerConfig, LinearConfig, fold_sequential, make_layer, push_readout
+from eugen3d.layers import (
+    KindConfig,
+    LayerConfig,
+    LinearConfig,
+    first_matrix,
+    fold_sequential,
+    make_layer,
+    push_readout,
+)
 
 
 @dataclass(frozen=True)
@@ -119,11 +127,10 @@ class NerfField(nn.Module):
     def readers(self, index: int) -> Tensor:
         """The matrix (outputs, width) that reads trunk layer `index`'s output; the density's row comes first."""
         if index == len(self.trunk) - 1:
-            readers: list[nn.Module] = [head[0] for head in self.heads.values()]
+            readers: list[nn.Module] = list(self.heads.values())
         else:
-            readers = [self.trunk.get_submodule(f"{index + 1}.0")]
-        weights = [reader.weight for reader in readers if isinstance(reader, nn.Linear)]
-        return torch.cat(weights)[:, -self.config.layer_width :]
+            readers = [self.trunk[index + 1]]
+        return torch.cat([first_matrix(reader) for reader in readers])[:, -self.config.layer_width :]
 
     @property
     def heads(self) -> dict[str, nn.Sequential]:
@@ -133,11 +140,13 @@ class NerfField(nn.Module):
     @torch.no_grad()
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""
-        for chain in (*self.trunk, self.density_head, self.feature, self.view, self.rgb_head):
-            assert isinstance(chain, nn.Sequential)
-            fold_sequential(chain)
-        for producer, consumers in self._links():
-            push_readout(producer, consumers)
+        chains = [chain for chain in self.children() if isinstance(chain, nn.Sequential)]
+        chains += [chain for chain in self.trunk if isinstance(chain, nn.Sequential)]
+        has_merged = True
+        while has_merged:  # a readout that was pushed into a chain may merge with what follows there
+            for chain in chains:
+                fold_sequential(chain)
+            has_merged = sum(push_readout(producer, consumers) for producer, consumers in self._links()) > 0
 
     def _links(self) -> Sequence[tuple[nn.Sequential, list[tuple[nn.Sequential, slice]]]]:
         """Every chain of the field with the chains that take its output and the columns where they take it."""
