@@ -140,7 +140,9 @@ def _merged_chain(chain: nn.Sequential, name: str = "") -> list[nn.Module] | Non
     return maps
 
 
-def _block(module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: Patterns | None) -> list[Slot] | None:
+def _block(
+    module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: Patterns | None
+) -> tuple[Slot, Slot] | None:
     """The places of two affine maps of a known block with nothing but identities between them."""
     pattern = pattern_of(module, patterns)
     if pattern is None or pattern.following is None or not _is_open(module, pattern, slots):
@@ -149,7 +151,7 @@ def _block(module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: P
     if linear is None or following is None:
         return None
     is_producer = is_composite(linear.module) or is_affine_map(linear.module)
-    return [linear, following] if is_producer and _takes_product(following.module) else None
+    return (linear, following) if is_producer and _takes_product(following.module) else None
 
 
 def _is_open(module: nn.Module, pattern: Pattern, slots: Mapping[nn.Module, list[Slot]]) -> bool:

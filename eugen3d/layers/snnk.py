@@ -6,9 +6,10 @@ From the paper: the separation of weights and inputs, the ReLU form Φ(u) = Ψ(u
 that a trained layer keeps Ψ(W) as a free matrix. On average its features have the arc-cosine kernel of order 1 (Cho &
 Saul 2009) for their product, which is not ReLU(wᵀx): the form stands for a layer once its output matrix is fitted.
 
-Ours: the Fourier form. The paper draws frequencies from the Fourier transform of f and gets complex exponentials that
-depend on f. We keep their real form for any f, sin(g·x + β) with Gaussian g and uniform phases β, which are the random
-Fourier features of Rahimi & Recht (2007), and leave what depends on f to the free output matrix.
+Not from the paper: the form "fourier". The paper's universal random features draw frequencies from the Fourier
+transform of f, and complex exponentials linearise the kernel exp(2πi ξ wᵀx) of each. Ours are the plain random Fourier
+features of Rahimi & Recht (2007), sin(g·x + β) with Gaussian g and uniform phases β: they know nothing of f and have
+the Gaussian kernel of the inputs for their product. What depends on f is left to the fitted or trained output matrix.
 """
 
 import dataclasses
@@ -34,7 +35,8 @@ class SNNKConfig(KindConfig):
     num_features: int = 64
     """m: random features."""
     form: SNNKForm = "relu"
-    """The features: max(G x, 0)/√m, or sin(G x + β)."""
+    """The features: max(G x, 0)/√m, as in the paper, or plain random Fourier features sin(G x + β), which are not the
+    paper's (see the module)."""
     train_projections: bool = False
     """Whether G (and the phases β) are trained, or stay as they were drawn, as in the paper."""
     bias: bool = True
