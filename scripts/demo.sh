@@ -57,8 +57,9 @@ train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-w
 
 # Half of the parameters of three layers, by reduced-rank regression alone.
 distil closed-form $teacher --layers 3 6 7 --phi identity --num-features 63
-distil layerwise $teacher --num-features 64 --fit-steps 300
-distil refined $out/layerwise/config.yml --layers none --refine-steps 1200
+# Six of the fine field's eight layers, those whose loss costs least; the coarse field can do with one dense layer less.
+distil layerwise $teacher --layers 2 3 4 5 6 7 --coarse-layers 1 2 3 4 5 6 7 --num-features 64 --fit-steps 100
+distil refined $out/layerwise/config.yml --layers none --refine-steps 800
 
 small=eugen-nerf-small/run/config.yml
 eugen3d score --device "$device" --num-images 4 --downscale-factor 2 --output $out/score.json --report $out/report.html \

@@ -6,6 +6,7 @@ import json
 import random
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,16 @@ from eugen3d.cli.files import write_whole
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.distill import (
+    FieldDistiller,
     FitConfig,
     LayerReport,
+    LayerTask,
     LayerwiseConfig,
     RefineConfig,
     RefineState,
     chosen_layers,
     refine,
-    refit_dense,
-    replace_layer,
     rows_needed,
-    solve_order,
 )
 from eugen3d.distill.layerwise import Start
 from eugen3d.fields import NerfField
@@ -61,6 +61,8 @@ class Distill:
     layers: tuple[str, ...] = ("auto",)
     """Trunk layers to replace, by index or name. auto takes all but the first and the one after the skip connection;
     none takes none, to refine what was distilled before."""
+    coarse_layers: tuple[str, ...] = ("same",)
+    """Those of the coarse field, which only says where the fine one looks and can do with less."""
     phi: Phi = "relu"
     """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
     projection: Start = "picked"
@@ -68,7 +70,9 @@ class Distill:
     use_norm: bool = False
     """Project the input's norm too."""
     fit_steps: int = 0
-    """Gradient steps on every layer's rows alone, after the closed form, for the field's opacity and colour."""
+    """Gradient steps on every layer alone, for the field's opacity and colour at the rows; 0 for the closed form."""
+    fit_sweeps: int = 2
+    """Further rounds of as many steps over all layers, replaced or dense, one at a time."""
     fit_learning_rate: float = 3e-3
     """Learning rate of these, Muon's."""
     refine_steps: int = 0
@@ -107,7 +111,7 @@ class Distill:
         self,
         run: Run,
         teacher: EUGenNerfModel,
-        indices: tuple[int, ...],
+        indices: dict[str, tuple[int, ...]],
         layerwise: LayerwiseConfig,
         progress: "DistillProgress",
     ) -> None:
@@ -115,7 +119,8 @@ class Distill:
         assert isinstance(model, EUGenNerfModelConfig)
         config = dataclasses.replace(model)
         if indices:
-            config.layer, config.replaced_layers = LayerConfig("eugen", layerwise.layer), indices
+            config.layer, config.replaced_layers = LayerConfig("eugen", layerwise.layer), indices["fine"]
+            config.coarse_replaced_layers = indices["coarse"] if indices["coarse"] != indices["fine"] else None
         fields = self._solve(run, teacher, indices, layerwise, progress)
         counts = {"teacher": _count(teacher.fields), "student": _count(fields)}
         student = self._student(run, config, fields)
@@ -129,54 +134,66 @@ class Distill:
         self,
         run: Run,
         teacher: EUGenNerfModel,
-        indices: tuple[int, ...],
+        indices: dict[str, tuple[int, ...]],
         layerwise: LayerwiseConfig,
         progress: "DistillProgress",
     ) -> nn.ModuleDict:
-        """The fields with their layers replaced, one after the other; finished ones come from the progress file."""
+        """The fields with their layers replaced, one after the other; what is done comes from the progress file."""
         if not indices:
             return teacher.fields
-        dense = [teacher.fields.get_submodule(f"fine.trunk.{index}.0") for index in indices]
-        widths = [layer.in_features for layer in dense if isinstance(layer, nn.Linear)]
-        needed = max(rows_needed(layerwise.layer, width) for width in widths)
         fields = progress.restore_layers(teacher.fields, indices, layerwise.layer)
-        names = [(field, part) for field in fields for part in solve_order(_field(fields, field), indices)]
-        todo = [(field, part) for field, part in names if f"{field}.{part}" not in progress.solved]
-        if not todo:
+        if progress.reports:
             return fields
         start = time.perf_counter()
+        needed = max(_rows_needed(_field(teacher.fields, name), indices[name], layerwise) for name in fields)
         rows = sample_rows(_manager(run), teacher, self.sampling, needed, self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
+        fit = FitConfig(self.fit_steps, self.fit_sweeps, learning_rate=self.fit_learning_rate)
+        distillers = {
+            name: FieldDistiller(
+                _field(teacher.fields, name), _field(fields, name), indices[name], rows[name], layerwise, fit
+            )
+            for name in fields
+        }
         with _progress_bar() as bar:
-            task = bar.add_task("solving", total=sum(self._effort(part, indices) for _, part in todo))
-            for field, part in todo:
-                bar.update(task, description=f"solving {field}.{part}")
-                solved = _field(teacher.fields, field), _field(fields, field)
-                start, reached = time.perf_counter(), bar.tasks[task].completed + self._effort(part, indices)
-                generator = torch.Generator().manual_seed(hash_seed(self.seed, field, part))
-                try:
-                    if (index := _index_in(part, indices)) is None:
-                        report = None
-                        refit_dense(*solved, part, rows[field])
-                    else:
-                        report = replace_layer(
-                            *solved, index, rows[field], layerwise, generator, lambda: bar.advance(task)
-                        )
-                except ValueError as error:
-                    raise UsageError(f"{self.load_config}: {field}: {error}") from None
-                phase = "fit" if self.fit_steps and report else "solve"
-                progress.seconds[phase] += time.perf_counter() - start
-                progress.add(f"{field}.{part}", fields[field].get_submodule(part), self._entry(field, report))
-                bar.update(task, completed=reached)
+            total = sum(self._effort(task) for distiller in distillers.values() for task in distiller.tasks)
+            shown = bar.add_task("solving", total=total)
+            for name, distiller in distillers.items():
+                for task in distiller.tasks:
+                    reached = bar.tasks[shown].completed + self._effort(task)
+                    bar.update(shown, description=f"{name}.{task}")
+                    try:
+                        self._carry_out(name, task, distiller, progress, lambda: bar.advance(shown))
+                    except ValueError as error:
+                        raise UsageError(f"{self.load_config}: {name}: {error}") from None
+                    bar.update(shown, completed=reached)
+        progress.reports = [
+            self._entry(name, report) for name, distiller in distillers.items() for report in distiller.reports()
+        ]
         return fields
 
-    def _effort(self, part: str, indices: tuple[int, ...]) -> int:
-        return 1 if _index_in(part, indices) is None else max(self.fit_steps, 1)
+    def _carry_out(
+        self,
+        field: str,
+        task: LayerTask,
+        distiller: FieldDistiller,
+        progress: DistillProgress,
+        on_step: Callable[[], None],
+    ) -> None:
+        """Do what is to be done to one layer, unless it was done before, and keep the layer."""
+        name = f"{field}.{task}"
+        if name in progress.done:
+            return
+        start = time.perf_counter()
+        distiller.run(task, torch.Generator().manual_seed(hash_seed(self.seed, name)), on_step)
+        progress.seconds["fit" if task.action == "fit" else "solve"] += time.perf_counter() - start
+        progress.add(name, f"{field}.{task.layer}", distiller.student.chains[task.layer])
 
-    def _entry(self, field: str, report: LayerReport | None) -> dict[str, Any] | None:
+    def _effort(self, task: LayerTask) -> int:
+        return self.fit_steps if task.action == "fit" else 1
+
+    def _entry(self, field: str, report: LayerReport) -> dict[str, Any]:
         """A layer's row in `distill.json`."""
-        if report is None:
-            return None
         return {
             "name": f"{field}.trunk.{report.index}",
             "num_features": self.num_features,
@@ -251,34 +268,38 @@ class Distill:
         _print_result(result)
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and distill.json", soft_wrap=True)
 
-    def _chosen_layers(self, teacher: EUGenNerfModel) -> tuple[int, ...]:
+    def _chosen_layers(self, teacher: EUGenNerfModel) -> dict[str, tuple[int, ...]]:
+        """Trunk layers to replace, for every field; none at all for a refinement alone."""
         if self.layers == ("none",):
             if not self.refine_steps:
                 raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
-            return ()
+            return {}
         if teacher.config.layer.kind != "linear":
             raise UsageError(
                 f"{self.load_config}: its layers are {teacher.config.layer.kind!r} already, expected 'linear' "
                 "ones; --layers none refines it"
             )
-        try:
-            indices = chosen_layers(_field(teacher.fields, "fine"), None if self.layers == ("auto",) else self.layers)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if not indices:
-            raise UsageError(f"{self.load_config}: the teacher has no dense layer to replace, expected at least one")
+        coarse = self.layers if self.coarse_layers == ("same",) else self.coarse_layers
+        indices = {}
+        for name, flag, layers in (("fine", "--layers", self.layers), ("coarse", "--coarse-layers", coarse)):
+            field = _field(teacher.fields, name)
+            try:
+                indices[name] = chosen_layers(field, None if layers == ("auto",) else layers)
+            except ValueError as error:
+                raise UsageError(f"{flag}: {error}") from None
+            if not indices[name]:
+                raise UsageError(f"{self.load_config}: {name} has no dense layer to replace, expected at least one")
         return indices
 
     def _layerwise_config(self) -> LayerwiseConfig:
-        for name in ("fit_steps", "refine_steps"):
+        for name in ("fit_steps", "fit_sweeps", "refine_steps"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')}: is {getattr(self, name)}, expected 0 or more")
         try:
             layer = EUGenConfig(num_features=self.num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
         except ValueError as error:
             raise UsageError(f"--{str(error).replace('_', '-')}") from None
-        fit = FitConfig(steps=self.fit_steps, learning_rate=self.fit_learning_rate)
-        return LayerwiseConfig(layer, self.projection, fit)
+        return LayerwiseConfig(layer, self.projection)
 
     def _settings(self, run: Run) -> dict[str, Any]:
         """What has to be the same for an interrupted run to be continued."""
@@ -294,9 +315,9 @@ def hash_seed(*parts: Any) -> int:
     return zlib.crc32(repr(parts).encode())
 
 
-def _index_in(part: str, indices: tuple[int, ...]) -> int | None:
-    """The trunk index of a part that is replaced, None for one that stays dense."""
-    return next((index for index in indices if part == f"trunk.{index}"), None)
+def _rows_needed(field: NerfField, indices: tuple[int, ...], config: LayerwiseConfig) -> int:
+    widths = [field.get_parameter(f"trunk.{index}.0.weight").shape[1] for index in indices]
+    return max(rows_needed(config.layer, width) for width in widths)
 
 
 def _field(fields: nn.ModuleDict, name: str) -> NerfField:

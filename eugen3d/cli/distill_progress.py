@@ -17,18 +17,20 @@ from eugen3d.layers import EUGenConfig, make_layer
 
 
 class DistillProgress:
-    """Solved layers and the state of the refinement, saved after every layer and every few steps.
+    """Layers as far as they are and the state of the refinement, saved after every layer and every few steps.
 
     Attributes:
         path: the file; it is gone once the output folder is there.
-        solved: parameters of every solved layer and head, by name.
-        reports: a row of `distill.json` for every solved layer.
+        done: what was done to which layers, in order.
+        layers: parameters of every layer that something was done to, by name.
+        reports: rows of `distill.json`, when all layers are done.
         seconds: time spent so far, by phase.
     """
 
     def __init__(self, path: Path, settings: str) -> None:
         self.path = path
-        self.solved: dict[str, dict[str, Tensor]] = {}
+        self.done: list[str] = []
+        self.layers: dict[str, dict[str, Tensor]] = {}
         self.reports: list[dict[str, Any]] = []
         self.seconds = dict.fromkeys(("sample", "solve", "fit", "refine"), 0.0)
         self._settings = settings
@@ -52,17 +54,23 @@ class DistillProgress:
             raise UsageError(f"{path}: cannot be read, expected an interrupted call's progress; delete it") from None
         if not same:
             raise UsageError(f"{path}: is of a call with other settings, expected the same; repeat that or delete it")
-        progress.solved, progress.reports = saved["solved"], saved["reports"]
+        progress.done, progress.layers, progress.reports = saved["done"], saved["layers"], saved["reports"]
         progress.seconds, progress._refine = saved["seconds"], saved["refine"]
         return progress
 
-    def restore_layers(self, teacher: nn.ModuleDict, indices: tuple[int, ...], config: EUGenConfig) -> nn.ModuleDict:
-        """A copy of the teacher's fields in which what was solved is in place."""
+    def restore_layers(
+        self, teacher: nn.ModuleDict, indices: dict[str, tuple[int, ...]], config: EUGenConfig
+    ) -> nn.ModuleDict:
+        """A copy of the teacher's fields in which what was done is in place.
+
+        Args:
+            indices: trunk layers that are replaced, for every field.
+        """
         fields = copy.deepcopy(teacher)
-        for name, state in self.solved.items():
+        for name, state in self.layers.items():
             field, _, part = name.partition(".")
             module = fields[field].get_submodule(part)
-            if part in [f"trunk.{index}" for index in indices]:
+            if part in [f"trunk.{index}" for index in indices[field]]:
                 dense, trunk = module.get_submodule("0"), fields[field].get_submodule("trunk")
                 assert isinstance(dense, nn.Linear) and isinstance(trunk, nn.ModuleList)
                 module = make_layer(config, dense.in_features, dense.out_features).to(dense.weight).eval()
@@ -70,11 +78,10 @@ class DistillProgress:
             module.load_state_dict(state)
         return fields
 
-    def add(self, name: str, module: nn.Module, report: dict[str, Any] | None) -> None:
-        """Keep a solved layer or head; a replaced layer comes with its row of `distill.json`."""
-        self.solved[name] = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
-        if report is not None:
-            self.reports.append(report)
+    def add(self, task: str, name: str, module: nn.Module) -> None:
+        """Keep a layer to which something was done."""
+        self.done.append(task)
+        self.layers[name] = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
         self._save()
 
     def restore_refine(self, student: nn.Module) -> RefineState:
@@ -104,7 +111,8 @@ class DistillProgress:
         buffer = io.BytesIO()
         content = {
             "settings": self._settings,
-            "solved": self.solved,
+            "done": self.done,
+            "layers": self.layers,
             "reports": self.reports,
             "seconds": self.seconds,
             "refine": self._refine,

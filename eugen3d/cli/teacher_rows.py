@@ -22,13 +22,13 @@ RAYS_PER_BATCH = 1024
 class SamplingConfig:
     """Where the rows come from. The paper's setting is 1/16 of the images, downscale 8, a tenth of all pairs."""
 
-    num_rays: int = 6144
+    num_rays: int = 24576
     """Rays at random pixels, at most as many as there are."""
     image_fraction: float = 1.0
     """Share of the training images that rays go through."""
     downscale_factor: int = 1
     """Rays go through the pixels of images reduced by this factor."""
-    pair_fraction: float = 0.25
+    pair_fraction: float = 0.125
     """Share of a ray's samples that become rows; raised where the solve would have too few."""
     weighted_fraction: float = 0.67
     """Share of the rows that is drawn by rendering weight, the rest evenly."""

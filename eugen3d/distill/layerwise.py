@@ -2,8 +2,8 @@
 
 The targets of layer i are the teacher's outputs, its inputs are the student's: a layer makes up for the errors of
 those before it as far as it can. The dense layers and heads that come after a replaced one make up for them too: a
-least-squares correction of their weights, which costs nothing at inference. Three depths of effort: a closed form,
-gradient steps on that layer's rows alone (`eugen3d.distill.fit`), and (elsewhere) end-to-end refinement.
+least-squares correction of their weights, which costs nothing at inference. What gradients can add comes after that:
+steps on one layer at a time (`eugen3d.distill.fit`), and end-to-end refinement (`eugen3d.distill.refine`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eugen3d.distill.fit import FitConfig, fit_block
 from eugen3d.distill.moments import Moments
 from eugen3d.distill.problem import LayeredField, LayerMoments, LayerProblem
 from eugen3d.distill.rays import Rows
@@ -35,8 +34,6 @@ class LayerwiseConfig:
     """The layer that stands for a dense layer and its ReLU."""
     start: Start = "picked"
     """Where projections come from when phi is not the identity: the teacher's own neurons, or a random draw."""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """Gradient steps on the layer's rows after the closed form."""
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
@@ -45,13 +42,6 @@ class LayerwiseConfig:
             raise ValueError(
                 f"projection_rank is {self.layer.projection_rank}, expected None: whole projections are fitted"
             )
-
-
-def solve_order(field: LayeredField, indices: Sequence[int]) -> list[str]:
-    """What is solved, in order: the replaced layers, and every dense layer and head after the first of them."""
-    if not indices:
-        return []
-    return [f"trunk.{i}" for i in range(min(indices), len(field.trunk))] + list(field.heads)
 
 
 @dataclass
@@ -77,14 +67,12 @@ def replace_layer(
     rows: Rows,
     config: LayerwiseConfig,
     generator: torch.Generator,
-    on_step: Callable[[], None] = lambda: None,
-) -> LayerReport:
+) -> None:
     """Replace trunk layer `index` of the student, in place; the layers before it are final, those after are not used.
 
     Args:
         teacher: the trained field, dense.
         student: the same field with its earlier layers already replaced.
-        on_step: called after every gradient step.
 
     Raises:
         ValueError: when the rows are too few for the layer, or hold values that are not finite.
@@ -93,20 +81,33 @@ def replace_layer(
     needed = rows_needed(config.layer, dense.in_features)
     if len(rows) < needed:
         raise ValueError(f"{len(rows)} rows for layer {index} with m = {config.layer.num_features}, expected {needed}")
-    held_out = len(rows) // HELD_OUT
-    problem = LayerProblem(teacher, student, index, rows, dense)
-    moments = problem.moments(slice(held_out, None))
+    problem = LayerProblem(teacher, student, index, training_rows(rows), dense)
+    moments = problem.moments()
     if config.layer.phi == "identity":
         block = _reduced_rank_block(problem, dense, moments, config.layer)
     else:
         block = nn.Sequential(_start_layer(problem, dense, moments, config, generator))
     block = block.to(dense.weight.device, dense.weight.dtype)
     if config.layer.phi != "identity" or config.layer.order > 1:
-        _solve_block(problem, block, slice(held_out, None))
-    if config.fit.steps:
-        fit_block(problem, block, moments, slice(held_out, None), config.fit, generator, on_step)
+        _solve_block(problem, block)
     student.trunk[index] = block.train(student.trunk[index].training)
-    return LayerReport(index, len(rows), problem.relative_error(block, slice(0, held_out)))
+
+
+@torch.no_grad()
+def report_layer(teacher: LayeredField, student: LayeredField, index: int, rows: Rows) -> LayerReport:
+    """How the student's trunk layer `index` stands for the teacher's."""
+    dense = _dense_of(teacher.trunk[index], f"layer {index}")
+    problem = LayerProblem(teacher, student, index, rows[: _held_out(rows)], dense)
+    return LayerReport(index, len(rows), problem.relative_error(student.trunk[index]))
+
+
+def training_rows(rows: Rows) -> Rows:
+    """The rows that solves and fits may see; the others are for the errors that are reported."""
+    return rows[_held_out(rows) :]
+
+
+def _held_out(rows: Rows) -> int:
+    return len(rows) // HELD_OUT
 
 
 @torch.no_grad()
@@ -124,7 +125,7 @@ def refit_dense(teacher: LayeredField, student: LayeredField, name: str, rows: R
     dense = _dense_of(student.trunk[index] if head is None else head, name)
     target = _dense_of(teacher.trunk[index] if head is None else teacher.heads[name], name)
     moments = Moments()
-    for x, z in LayerProblem(teacher, student, index, rows, target).chunks(slice(None)):
+    for x, z in LayerProblem(teacher, student, index, rows, target).chunks():
         moments.update(x, z - dense(x))
     weight, bias = solve_readout(moments.covariances(), REFIT_RIDGE)
     dense.weight.add_(weight)
@@ -180,12 +181,12 @@ def _start_layer(
     return layer
 
 
-def _solve_block(problem: LayerProblem, block: nn.Sequential, part: slice) -> None:
+def _solve_block(problem: LayerProblem, block: nn.Sequential) -> None:
     """Set the readout to the ridge regression of the features that the student's inputs give."""
     layer, target = block[0], _target_of(block)
     assert isinstance(layer, EUGenLinear)
     moments = Moments()
-    for x, z in problem.chunks(part):
+    for x, z in problem.chunks():
         moments.update(layer.features(x), target(z))
     covariances = moments.covariances()
     weight, bias = solve_readout(covariances)
@@ -231,6 +232,6 @@ def chosen_layers(field: LayeredField, layers: Sequence[str] | None) -> tuple[in
         index = name.removeprefix("trunk.")
         if not index.isdigit() or int(index) not in dense:
             names = ", ".join(f"trunk.{i}" for i in dense)
-            raise ValueError(f"--layers: {name!r} matches none of the teacher's dense layers, expected of {names}")
+            raise ValueError(f"{name!r} matches none of the teacher's dense layers, expected of {names}")
         chosen.append(int(index))
     return tuple(sorted(set(chosen)))

@@ -37,10 +37,13 @@ class LayeredField(Protocol):
         """What trunk layer `index` sees."""
         ...
 
-    def outputs_after(
-        self, index: int, encoded: Tensor, hidden: Tensor, directions: Tensor, /
-    ) -> tuple[Tensor, Tensor]:
-        """Density (n,) and rgb (n, 3), given trunk layer `index`'s output."""
+    @property
+    def chains(self) -> dict[str, nn.Sequential]:
+        """Every layer with its activation, by name, in the order of evaluation."""
+        ...
+
+    def __call__(self, positions: Tensor, directions: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Density (n,) and rgb (n, 3)."""
         ...
 
 
@@ -50,9 +53,9 @@ class LayerProblem:
     def __init__(self, teacher: LayeredField, student: LayeredField, index: int, rows: Rows, dense: nn.Linear) -> None:
         self.teacher, self.student, self.index, self.rows, self.dense = teacher, student, index, rows, dense
 
-    def chunks(self, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The student's input and the teacher's pre-activation of every chunk of rows."""
-        for positions in self.rows.positions[part].split(CHUNK_ROWS):
+        for positions in self.rows.positions.split(CHUNK_ROWS):
             yield self._input(self.student, positions), self.dense(self._input(self.teacher, positions))
 
     def _input(self, field: LayeredField, positions: Tensor) -> Tensor:
@@ -62,10 +65,10 @@ class LayerProblem:
             hidden = field.trunk[index](field.trunk_input(index, encoded, hidden))
         return hidden if self.index == len(field.trunk) else field.trunk_input(self.index, encoded, hidden)
 
-    def moments(self, part: slice) -> "LayerMoments":
+    def moments(self) -> "LayerMoments":
         """Stream the inputs against the pre-activations, and the outputs against themselves."""
         linear, outputs, active = Moments(), Moments(), Moments()
-        for x, z in self.chunks(part):
+        for x, z in self.chunks():
             linear.update(x, z)
             outputs.update(F.relu(z), z[:, :0])
             active.update((z > 0).float(), z[:, :0])
@@ -82,10 +85,10 @@ class LayerProblem:
         loudness = (spread[1:].sum() / spread[0].clamp(min=1e-300)).sqrt()
         return torch.cat([weight[:1] * loudness, weight[1:]])
 
-    def relative_error(self, block: nn.Module, part: slice) -> float:
-        """‖block(x) − y‖ / ‖y‖ over a part of the rows, y being the teacher's output."""
+    def relative_error(self, block: nn.Module) -> float:
+        """‖block(x) − y‖ / ‖y‖ over the rows, y being the teacher's output."""
         squares = torch.zeros(2, dtype=torch.float64)
-        for x, z in self.chunks(part):
+        for x, z in self.chunks():
             target = F.relu(z).double()
             squares += torch.stack([(block(x).double() - target).square().sum(), target.square().sum()]).cpu()
         return float((squares[0] / squares[1]).sqrt())

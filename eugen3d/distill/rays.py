@@ -27,14 +27,23 @@ class RaySamples:
 
 @dataclass
 class Rows:
-    """Points at which a field is distilled: positions and unit view directions (n, 3), interval lengths (n,)."""
+    """Points at which a field is distilled."""
 
     positions: Tensor
+    """In scene units, (n, 3)."""
     directions: Tensor
+    """Unit view directions, (n, 3)."""
     deltas: Tensor
+    """Lengths of the intervals in scene units, (n,)."""
+    visibility: Tensor
+    """Rendering weight over the density with which the row was drawn, (n,): weighed by it, rows stand for what the
+    picture shows. Its expectation is 1."""
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
@@ -52,10 +61,13 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
         by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
         chosen = torch.cat([chosen, by_weight])
     chosen = chosen.to(samples.positions.device)
+    share = weights[chosen] / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    density = (count - weighted) / count / len(weights) + weighted / count * share
     return Rows(
         samples.positions.reshape(-1, 3)[chosen],
         samples.directions.reshape(-1, 3)[chosen],
         samples.deltas.flatten()[chosen],
+        share / density.clamp(min=torch.finfo(weights.dtype).tiny),
     )
 
 

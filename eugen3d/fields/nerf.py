@@ -101,19 +101,9 @@ class NerfField(nn.Module):
     def forward(
         self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        encoded = self.encode_position(positions)
-        return self.outputs_after(-1, encoded, encoded, directions)
-
-    def outputs_after(
-        self,
-        index: int,
-        encoded: Float[Tensor, "n encoded"],
-        hidden: Float[Tensor, "n width"],
-        directions: Float[Tensor, "n 3"],
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Density and rgb, given the encoded positions and trunk layer `index`'s output."""
-        for later in range(index + 1, len(self.trunk)):
-            hidden = self.trunk[later](self.trunk_input(later, encoded, hidden))
+        hidden = encoded = self.encode_position(positions)
+        for index, layer in enumerate(self.trunk):
+            hidden = layer(self.trunk_input(index, encoded, hidden))
         density = F.softplus(self.density_head(hidden).squeeze(-1))
         view = self.view(torch.cat([self.feature(hidden), self.encode_direction(directions).to(hidden.dtype)], dim=-1))
         return density, self.rgb_head(view).sigmoid()
@@ -137,14 +127,19 @@ class NerfField(nn.Module):
         """The linear maps of the trunk's output."""
         return {"density_head": self.density_head, "feature": self.feature}
 
+    @property
+    def chains(self) -> dict[str, nn.Sequential]:
+        """Every layer with its activation, by name, in the order of evaluation."""
+        trunk = {f"trunk.{index}": chain for index, chain in enumerate(self.trunk)}
+        chains = {**trunk, **self.heads, "view": self.view, "rgb_head": self.rgb_head}
+        return {name: chain for name, chain in chains.items() if isinstance(chain, nn.Sequential)}
+
     @torch.no_grad()
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""
-        chains = [chain for chain in self.children() if isinstance(chain, nn.Sequential)]
-        chains += [chain for chain in self.trunk if isinstance(chain, nn.Sequential)]
         has_merged = True
         while has_merged:  # a readout that was pushed into a chain may merge with what follows there
-            for chain in chains:
+            for chain in self.chains.values():
                 fold_sequential(chain)
             has_merged = sum(push_readout(producer, consumers) for producer, consumers in self._links()) > 0
 

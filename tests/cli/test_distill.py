@@ -14,6 +14,7 @@ import eugen3d.cli.distill
 import eugen3d.cli.main
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.runs import Run, load_run
+from eugen3d.distill import FieldDistiller
 from eugen3d.fields import NerfField
 from eugen3d.layers import EUGenLinear, LayerConfig
 from eugen3d.models.nerf import EUGenNerfModel
@@ -153,6 +154,16 @@ def test_layers_by_name_and_index(teacher: Path, tmp_path: Path) -> None:
     assert same(state_of(path), state_of(other))
 
 
+def test_the_coarse_field_can_have_layers_of_its_own(teacher: Path, tmp_path: Path) -> None:
+    path = distill(teacher, tmp_path / "student", "--layers", "2", "--coarse-layers", "1", "2")
+    config = cast(EUGenNerfModel, load(path).pipeline.model).config
+    assert (config.replaced_layers, config.coarse_replaced_layers) == ((2,), (1, 2))
+    names = [layer["name"] for layer in result_of(path)["layers"]]
+    assert names == ["coarse.trunk.1", "coarse.trunk.2", "fine.trunk.2"]
+    refined = distill(path, tmp_path / "refined", "--layers", "none", "--refine-steps", "1")
+    assert result_of(refined)["num_parameters"]["folded"] == result_of(path)["num_parameters"]["folded"]
+
+
 def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "student").mkdir()
     message = refused(capsys, teacher, tmp_path / "student")
@@ -167,7 +178,9 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--layers", "none"), "--layers none: found no --refine-steps"),
         (("--num-features", "2000"), "--sampling.num-rays: 300 rays give 1200 rows, expected at least"),
         (("--num-features", "0"), "--num-features is 0, expected at least 1"),
+        (("--coarse-layers", "trunk.7"), "--coarse-layers: 'trunk.7' matches none of the teacher's dense layers"),
         (("--fit-steps", "-1"), "--fit-steps: is -1, expected 0 or more"),
+        (("--fit-sweeps", "-1"), "--fit-sweeps: is -1, expected 0 or more"),
         (("--refine-steps", "-3"), "--refine-steps: is -3, expected 0 or more"),
         (("--device", "tpu"), "--device tpu: is unknown"),
     ],
@@ -196,27 +209,29 @@ def test_a_student_is_no_teacher(make_run: Make, tmp_path: Path, capsys: pytest.
     assert "its layers are 'eugen' already, expected 'linear'" in message
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("number", [1, 2, 10, 21])
 def test_an_interrupted_call_goes_on(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    """Interrupted before the layer of that number; what the second call solves is the rest alone."""
-    arguments = "--projection", "gaussian", "--fit-steps", "4"
+    """Interrupted before the task of that number; what the second call does is the rest alone."""
+    arguments = "--projection", "gaussian", "--fit-steps", "4", "--fit-sweeps", "1"
     expected = distill(teacher, tmp_path / "whole", *arguments)
     with monkeypatch.context() as patch:
-        interrupt_call(patch, eugen3d.cli.distill, "replace_layer", number)
+        interrupt_call(patch, FieldDistiller, "run", number)
         with pytest.raises(SystemExit) as stop:
             distill(teacher, tmp_path / "student", *arguments)
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
     partial = tmp_path / "student.partial"
     assert partial.exists() == (number > 1) and not (tmp_path / "student").exists()
-    solved: list[str] = []
+    done: list[str] = []
     add = DistillProgress.add
     with monkeypatch.context() as patch:
-        patch.setattr(DistillProgress, "add", lambda self, name, *rest: (solved.append(name), add(self, name, *rest)))
+        patch.setattr(DistillProgress, "add", lambda self, name, *rest: (done.append(name), add(self, name, *rest)))
         path = distill(teacher, tmp_path / "student", *arguments)
-    parts = [f"{f}.{part}" for f in ("coarse", "fine") for part in ("trunk.1", "trunk.2", "density_head", "feature")]
-    assert solved == parts[{1: 0, 2: 1, 4: 5}[number] :]
+    closed = ["trunk.1 replace", "trunk.1 fit 0", "trunk.2 replace", "trunk.2 fit 0"]
+    layers = ["trunk.0", "trunk.1", "trunk.2", "density_head", "feature", "view", "rgb_head"]
+    tasks = [*closed, "density_head refit", "feature refit", *(f"{layer} fit 1" for layer in layers)]
+    assert done == [f"{field}.{task}" for field in ("coarse", "fine") for task in tasks][number - 1 :]
     assert not partial.exists()
     assert same(state_of(path), state_of(expected))
     assert result_of(path)["layers"] == result_of(expected)["layers"]
@@ -226,7 +241,7 @@ def test_progress_of_other_settings_is_not_continued(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_call(patch, eugen3d.cli.distill, "replace_layer", 2)
+        interrupt_call(patch, FieldDistiller, "run", 2)
         with pytest.raises(SystemExit):
             distill(teacher, tmp_path / "student")
     assert "student.partial: is of a call with other settings" in refused(

@@ -28,4 +28,4 @@ def teacher() -> NerfField:
 def rows() -> Rows:
     """2,000 points in a cube, and unit directions."""
     directions = torch.nn.functional.normalize(torch.randn(2000, 3), dim=-1)
-    return Rows(torch.rand(2000, 3) * 2 - 1, directions, torch.full((2000,), 0.1))
+    return Rows(torch.rand(2000, 3) * 2 - 1, directions, torch.full((2000,), 0.1), torch.ones(2000))

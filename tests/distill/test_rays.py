@@ -72,6 +72,22 @@ def test_the_generator_alone_decides() -> None:
     assert not torch.equal(draw([samples], 0.3, 0.5, seed=2).positions, first.positions)
 
 
+@pytest.mark.parametrize("weighted", [0.0, 0.5, 1.0])
+def test_visibility_undoes_the_draw(weighted: float) -> None:
+    """Weighed by it, the mean over rows is the mean over rendering weights, however the rows were drawn."""
+    weights = torch.rand(40, 25) ** 8
+    samples = some_samples(weights=weights)
+    expected = float((weights.flatten() * torch.arange(1000)).sum() / weights.sum())
+    rows = draw([samples] * 50, 0.5, weighted)
+    assert float(rows.visibility.mean()) == pytest.approx(1, abs=0.05)
+    assert float((rows.visibility * rows.positions[:, 0]).mean()) == pytest.approx(expected, rel=0.05)
+
+
+def test_nothing_shows_without_weight() -> None:
+    rows = draw([some_samples(weights=torch.zeros(40, 25))], 0.5, 0.5)
+    assert not rows.visibility.any()
+
+
 def test_samples_of_negative_or_no_weight_are_drawn_evenly_alone() -> None:
     weights = torch.zeros(40, 25)
     weights[0, :5] = -1e-9
