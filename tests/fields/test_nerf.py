@@ -156,13 +156,19 @@ def test_a_merged_field_loads_what_folding_leaves(field_config: NerfFieldConfig,
 def test_what_a_layer_does_not_read_changes_nothing(
     field_config: NerfFieldConfig, layer: LayerConfig, index: int
 ) -> None:
-    field, (positions, directions) = NerfField(replace(field_config, layer=layer)), rays(20)
+    field, (positions, _) = NerfField(replace(field_config, layer=layer)), rays(20)
     readers = field.readers(index).detach()
     assert readers.shape == (4, 24)
     unread, encoded, hidden = torch.linalg.svd(readers).Vh[4:], field.encode_position(positions), torch.rand(20, 24)
-    seen = [field.outputs_after(index, encoded, h, directions)[0] for h in (hidden, hidden + unread[0])]
-    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(field.outputs_after(index, encoded, hidden + readers[0], directions)[0], seen[0])
+
+    def seen(hidden: torch.Tensor) -> torch.Tensor:
+        """The density where trunk layer `index` gives `hidden`."""
+        for later in range(index + 1, len(field.trunk)):
+            hidden = field.trunk[later](field.trunk_input(later, encoded, hidden))
+        return field.density_head(hidden)
+
+    torch.testing.assert_close(seen(hidden + unread[0]), seen(hidden), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(seen(hidden + readers[0]), seen(hidden))
 
 
 def test_a_merged_field_trains(field_config: NerfFieldConfig) -> None:
