@@ -87,6 +87,7 @@ class NerfField(nn.Module):
         self.encode_position = FrequencyEncoding(config.num_position_frequencies)
         self.encode_direction = FrequencyEncoding(config.num_direction_frequencies)
         encoded, width = self.encode_position.out_dim, config.layer_width
+        self._skip = config.skip
         self.trunk = nn.ModuleList()
         for index in range(config.num_layers):
             in_dim = encoded if index == 0 else width + (encoded if self._has_skip(index) else 0)
@@ -143,6 +144,15 @@ class NerfField(nn.Module):
                 fold_sequential(chain)
             has_merged = sum(push_readout(producer, consumers) for producer, consumers in self._links()) > 0
 
+    def join_(self) -> None:
+        """Join the trunk's chains in place, up to the skip and from there on, for evaluation alone.
+
+        A runtime then has as few chains as there can be, and activations stay inside them.
+        """
+        parts = [self.trunk[: self._skip], self.trunk[self._skip :]] if self._skip else [self.trunk]
+        self.trunk = nn.ModuleList(nn.Sequential(*part) for part in parts)
+        self._skip = min(self._skip, 1)
+
     def _links(self) -> Sequence[tuple[nn.Sequential, list[tuple[nn.Sequential, slice]]]]:
         """Every chain of the field with the chains that take its output and the columns where they take it."""
         encoded, links = self.encode_position.out_dim, []
@@ -154,4 +164,4 @@ class NerfField(nn.Module):
         return [*links, (self.feature, [(self.view, view_columns)]), (self.view, [(self.rgb_head, slice(None))])]
 
     def _has_skip(self, index: int) -> bool:
-        return index > 0 and index == self.config.skip
+        return index > 0 and index == self._skip

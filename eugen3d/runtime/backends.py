@@ -33,7 +33,8 @@ def build(
             may be folded already.
         backend: "eager" is the reference; "compiled" goes through `torch.compile`; "native" evaluates the chains of
             dense layers, EUGen features and activations by a small C++ library, on CPUs, and what it has no step for
-            as it is (see `make_native`); "auto" measures which is fastest, once (see `AutoModule`). They agree to
+            as it is (see `make_native`), a module whose data flow is its own joining its chains first by its method
+            `join_()`; "auto" measures which is fastest, once (see `AutoModule`). They agree to
             rounding: relative errors of 1e-4 in float32, 2e-2 in bfloat16.
         tile_rows: rows per tile; by default what suits the device.
         dtype: precision of the chains of dense layers, torch.float32 or torch.bfloat16; by default as they are. The
@@ -68,6 +69,9 @@ def _build_one(folded: nn.Module, backend: Backend, tile_rows: int | None, dtype
     tile_backend: TileBackend = "compiled" if backend == "compiled" else "eager"
     if backend == "native":
         try:
+            for part in list(module.modules()):
+                if callable(join := getattr(part, "join_", None)):
+                    join()
             module = replace_chains(module, lambda chain: make_native(chain, dtype))
         except ValueError as error:
             raise NativeUnavailable(str(error)) from None

@@ -171,6 +171,19 @@ def test_what_a_layer_does_not_read_changes_nothing(
     assert not torch.allclose(seen(hidden + readers[0]), seen(hidden))
 
 
+@pytest.mark.parametrize("skip", [0, 1, 2])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_joined_field_is_the_same_function_of_fewer_chains(
+    field_config: NerfFieldConfig, skip: int, merged: bool
+) -> None:
+    field, seen = NerfField(replace(field_config, skip=skip, merged=merged)), rays(50)
+    expected = field(*seen)
+    field.join_()
+    assert len(field.trunk) == (2 if skip else 1)
+    for ours, theirs in zip(field(*seen), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 def test_a_merged_field_trains(field_config: NerfFieldConfig) -> None:
     field = NerfField(replace(field_config, merged=True))
     field(*rays(50))[1].sum().backward()
