@@ -1,6 +1,34 @@
 """eugen3d: smaller and faster neural fields. Importing it loads neither nerfstudio nor CUDA."""
 
-from eugen3d.layers import EUGenConfig, EUGenLinear, LayerConfig, LinearConfig, convert, fold, layer_status
+from eugen3d.layers import (
+    EUGenConfig,
+    EUGenLinear,
+    LayerConfig,
+    LinearConfig,
+    LowRankConfig,
+    LowRankLinear,
+    SineConfig,
+    SineLinear,
+    SNNKConfig,
+    SNNKLinear,
+    convert,
+    fold,
+    layer_status,
+)
 
-__all__ = ["EUGenConfig", "EUGenLinear", "LayerConfig", "LinearConfig", "convert", "fold", "layer_status"]
+__all__ = [
+    "EUGenConfig",
+    "EUGenLinear",
+    "LayerConfig",
+    "LinearConfig",
+    "LowRankConfig",
+    "LowRankLinear",
+    "SNNKConfig",
+    "SNNKLinear",
+    "SineConfig",
+    "SineLinear",
+    "convert",
+    "fold",
+    "layer_status",
+]
 __version__ = "0.1.0"

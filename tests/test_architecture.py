@@ -34,7 +34,13 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 """The packages that have to do without nerfstudio, with what they import beside the standard library."""
 
-LAZY: set[tuple[str, str]] = {("metrics", "lpips"), ("runtime", "triton"), ("runtime", "tinycudann")}
+LAZY: set[tuple[str, str]] = {
+    ("metrics", "lpips"),
+    ("runtime", "triton"),
+    ("runtime", "tinycudann"),
+    ("cli", "timm"),
+    ("cli", "transformers"),
+}
 """Heavy or optional packages, and the one package of ours that may import each inside a function."""
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

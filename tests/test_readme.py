@@ -48,7 +48,7 @@ def help_of(*names: str) -> str:
     executable = Path(sys.executable).parent / names[0]
     environment = {"COLUMNS": "400", "PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "PYTHONWARNINGS": "ignore"}
     finished = subprocess.run(
-        [executable, *names[1:], "--help"], capture_output=True, text=True, env=environment, cwd=PROJECT, timeout=120
+        [executable, *names[1:], "--help"], capture_output=True, text=True, env=environment, cwd=PROJECT, timeout=600
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout

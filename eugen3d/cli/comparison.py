@@ -196,9 +196,10 @@ class Comparison:
             try:
                 _render(model, camera.to(self.device))
             except RuntimeError as error:
-                if self.settings.runtime == "eager":
+                runtime = self.settings.runtime
+                if runtime == "eager":
                     raise
-                raise UsageError(f"--runtime compiled: {name} cannot be compiled ({first_line(error)})") from None
+                raise UsageError(f"--runtime {runtime}: {name} cannot be compiled ({first_line(error)})") from None
 
     def _load_lpips(self) -> tuple[LpipsMetric | None, str | None]:
         try:

@@ -7,12 +7,13 @@ import torch
 import tyro
 from rich.console import Console
 
+from eugen3d.cli.bench import bench
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
 
-COMMANDS = {"distill": Distill, "score": Score}
+COMMANDS = {"bench": bench, "distill": Distill, "score": Score}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -38,6 +38,10 @@ class LayerwiseConfig:
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
             raise ValueError(f"projection {self.start!r} is unknown, expected one of {', '.join(get_args(Start))}")
+        if self.layer.projection_rank is not None:
+            raise ValueError(
+                f"projection_rank is {self.layer.projection_rank}, expected None: whole projections are fitted"
+            )
 
 
 @dataclass

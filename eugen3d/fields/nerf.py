@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eugen3d.layers import EUGenConfig, LayerConfig, LinearConfig, fold_sequential, make_layer, push_readout
+from eugen3d.layers import (
+    KindConfig,
+    LayerConfig,
+    LinearConfig,
+    first_matrix,
+    fold_sequential,
+    make_layer,
+    push_readout,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class NerfFieldConfig:
         if not 0 <= self.skip < self.num_layers:
             raise ValueError(f"skip is {self.skip}, expected 0 to {self.num_layers - 1}")
 
-    def layer_at(self, index: int) -> LinearConfig | EUGenConfig:
+    def layer_at(self, index: int) -> KindConfig:
         """The configuration of trunk layer `index`."""
         return self.layer.chosen if index in self.replaced_layers else LinearConfig()
 
@@ -79,6 +87,7 @@ class NerfField(nn.Module):
         self.encode_position = FrequencyEncoding(config.num_position_frequencies)
         self.encode_direction = FrequencyEncoding(config.num_direction_frequencies)
         encoded, width = self.encode_position.out_dim, config.layer_width
+        self._skip = config.skip
         self.trunk = nn.ModuleList()
         for index in range(config.num_layers):
             in_dim = encoded if index == 0 else width + (encoded if self._has_skip(index) else 0)
@@ -109,11 +118,10 @@ class NerfField(nn.Module):
     def readers(self, index: int) -> Tensor:
         """The matrix (outputs, width) that reads trunk layer `index`'s output; the density's row comes first."""
         if index == len(self.trunk) - 1:
-            readers: list[nn.Module] = [head[0] for head in self.heads.values()]
+            readers: list[nn.Module] = list(self.heads.values())
         else:
-            readers = [self.trunk.get_submodule(f"{index + 1}.0")]
-        weights = [reader.weight for reader in readers if isinstance(reader, nn.Linear)]
-        return torch.cat(weights)[:, -self.config.layer_width :]
+            readers = [self.trunk[index + 1]]
+        return torch.cat([first_matrix(reader) for reader in readers])[:, -self.config.layer_width :]
 
     @property
     def heads(self) -> dict[str, nn.Sequential]:
@@ -130,10 +138,20 @@ class NerfField(nn.Module):
     @torch.no_grad()
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""
-        for chain in self.chains.values():
-            fold_sequential(chain)
-        for producer, consumers in self._links():
-            push_readout(producer, consumers)
+        has_merged = True
+        while has_merged:  # a readout that was pushed into a chain may merge with what follows there
+            for chain in self.chains.values():
+                fold_sequential(chain)
+            has_merged = sum(push_readout(producer, consumers) for producer, consumers in self._links()) > 0
+
+    def join_(self) -> None:
+        """Join the trunk's chains in place, up to the skip and from there on, for evaluation alone.
+
+        A runtime then has as few chains as there can be, and activations stay inside them.
+        """
+        parts = [self.trunk[: self._skip], self.trunk[self._skip :]] if self._skip else [self.trunk]
+        self.trunk = nn.ModuleList(nn.Sequential(*part) for part in parts)
+        self._skip = min(self._skip, 1)
 
     def _links(self) -> Sequence[tuple[nn.Sequential, list[tuple[nn.Sequential, slice]]]]:
         """Every chain of the field with the chains that take its output and the columns where they take it."""
@@ -146,4 +164,4 @@ class NerfField(nn.Module):
         return [*links, (self.feature, [(self.view, view_columns)]), (self.view, [(self.rgb_head, slice(None))])]
 
     def _has_skip(self, index: int) -> bool:
-        return index > 0 and index == self.config.skip
+        return index > 0 and index == self._skip

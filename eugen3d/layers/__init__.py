@@ -1,22 +1,49 @@
 """The layers and their algebra. Depends on torch alone."""
 
-from eugen3d.layers.config import EUGenConfig, LayerConfig, LinearConfig
-from eugen3d.layers.convert import convert, layer_status, make_activation, make_layer
-from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
-from eugen3d.layers.fold import compose, fold, fold_sequential, push_readout
+from eugen3d.layers.bernstein import bernstein_coefficients
+from eugen3d.layers.compose import compose
+from eugen3d.layers.config import LayerConfig
+from eugen3d.layers.convert import convert, layer_status
+from eugen3d.layers.eugen import EUGenConfig, EUGenLinear
+from eugen3d.layers.eugen_features import EUGenFeatures
+from eugen3d.layers.fold import fold, fold_sequential, push_readout
+from eugen3d.layers.kind import KindConfig
+from eugen3d.layers.linear import LinearConfig
+from eugen3d.layers.low_rank import LowRankConfig, LowRankLinear
+from eugen3d.layers.maps import first_matrix
+from eugen3d.layers.patterns import Pattern, Patterns
+from eugen3d.layers.registry import kind_of, layer_from_linear, make_activation, make_layer
+from eugen3d.layers.sine import Sine, SineConfig, SineLinear
+from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
+from eugen3d.layers.structure import num_products
 
 __all__ = [
     "EUGenConfig",
     "EUGenFeatures",
     "EUGenLinear",
+    "KindConfig",
     "LayerConfig",
     "LinearConfig",
+    "LowRankConfig",
+    "LowRankLinear",
+    "Pattern",
+    "Patterns",
+    "SNNKConfig",
+    "SNNKLinear",
+    "Sine",
+    "SineConfig",
+    "SineLinear",
+    "bernstein_coefficients",
     "compose",
     "convert",
+    "first_matrix",
     "fold",
     "fold_sequential",
+    "kind_of",
+    "layer_from_linear",
     "layer_status",
     "make_activation",
     "make_layer",
+    "num_products",
     "push_readout",
 ]

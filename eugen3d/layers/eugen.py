@@ -9,93 +9,71 @@ is nothing but composing one layer's readout with the next one's features.
 
 import dataclasses
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eugen3d.layers.config import EUGenConfig
+from eugen3d.layers.bernstein import bernstein_coefficients
+from eugen3d.layers.eugen_features import EUGenFeatures
 from eugen3d.layers.features import (
-    ACTIVATIONS,
     Phi,
     Projection,
     degree_products,
     draw_projection,
+    draw_uniform,
     num_projections,
 )
+from eugen3d.layers.kind import KindConfig, carry_over
+from eugen3d.layers.readout import fit_readout
 
 
-class EUGenFeatures(nn.Module):
-    """The map x ↦ φ(x): projections of the input and of its norm, their products per degree, and Φ.
+@dataclass(frozen=True)
+class EUGenConfig(KindConfig):
+    """An EUGen layer (EUGens 2025, eq. 1). The constructor arguments of `EUGenLinear`, less its two widths."""
 
-    Args:
-        in_features: d, length of the last axis of the input.
-        num_features: m, features per degree.
-        order: k, highest degree.
-        phi: Φ, applied to every product.
-        use_norm: whether ‖x‖₂ is projected beside x.
-        shared: whether the degrees share their projections.
-        bias: whether a constant is projected beside x.
-        norm_rank: rows of the norm factor F, or 0 for none. With a factor the norm that is projected is
-            ‖F x + f‖₂ instead of ‖x‖₂: after folding, the norm of an input that is itself never formed.
-
-    Shape: (..., d) → (..., k·m).
-    """
-
-    phi: Phi
-    norm_weight: Tensor | None
-    norm_factor: nn.Linear | None
-
-    def __init__(
-        self,
-        in_features: int,
-        num_features: int,
-        order: int = 1,
-        phi: Phi = "relu",
-        use_norm: bool = False,
-        shared: bool = True,
-        bias: bool = True,
-        norm_rank: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.in_features, self.num_features, self.order = in_features, num_features, order
-        self.phi, self.use_norm, self.shared = phi, use_norm, shared
-        rows = num_projections(order, shared) * num_features
-        like = {"device": device, "dtype": dtype}
-        self.projection = nn.Linear(in_features, rows, bias=bias, **like)
-        self.norm_weight = nn.Parameter(torch.zeros(rows, **like)) if use_norm else None
-        self.norm_factor = nn.Linear(in_features, norm_rank, **like) if use_norm and norm_rank else None
+    num_features: int = 64
+    """m: features per degree."""
+    order: int = 1
+    """k: highest degree of the products of projections."""
+    phi: Phi = "relu"
+    """Φ: the element-wise map of the features. With "identity", the activation of the layer stays outside."""
+    use_norm: bool = True
+    """Whether the norm of the input is projected beside the input."""
+    projection: Projection = "orthogonal"
+    """Distribution that the projections are drawn from."""
+    shared: bool = True
+    """Whether the degrees share their projections: k matrices, or k(k+1)/2 independent ones."""
+    train_projections: bool = True
+    """Whether the projections are trained, or stay as they were drawn."""
+    bias: bool = True
+    """Whether the projections see a constant beside the input, and the output adds a learned bias."""
+    projection_rank: int | None = None
+    """r: rank of factored projections, which makes the merged matrix between two layers r rows; None for whole ones."""
 
     @property
-    def out_features(self) -> int:
-        """Length of the feature vector, k·m."""
+    def includes_activation(self) -> bool:
+        """Φ takes the activation's place, unless it is the identity."""
+        return self.phi != "identity"
+
+    @property
+    def inner_width(self) -> int:
+        """k·m."""
         return self.order * self.num_features
 
-    @property
-    def is_affine(self) -> bool:
-        """Whether the map is a plain affine one: degree 1, Φ = identity, no norm."""
-        return self.order == 1 and self.phi == "identity" and not self.use_norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.projection(x)
-        if self.norm_weight is not None:
-            norm = self._norm(x).clamp(max=torch.finfo(u.dtype).max)  # an infinite norm times a zero weight is NaN
-            u = u + norm.to(u.dtype) * self.norm_weight.to(u.dtype)
-        if self.order == 1:
-            return ACTIVATIONS[self.phi](u)
-        products = degree_products(u, self.num_features, self.order, self.shared)
-        return ACTIVATIONS[self.phi](torch.cat(products, dim=-1))
-
-    def _norm(self, x: Tensor) -> Tensor:
-        """‖x‖₂ with the last axis kept; half-precision inputs are summed in float32, where 256² does not overflow."""
-        z = x if self.norm_factor is None else self.norm_factor(x)
-        wide = torch.float64 if z.dtype == torch.float64 else torch.float32
-        return torch.linalg.vector_norm(z, dim=-1, keepdim=True, dtype=wide)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, m={self.num_features}, k={self.order}, phi={self.phi}, norm={self.use_norm}"
+    def __post_init__(self) -> None:
+        if self.num_features < 1:
+            raise ValueError(f"num_features is {self.num_features}, expected at least 1")
+        if self.order < 1:
+            raise ValueError(f"order is {self.order}, expected at least 1")
+        if self.projection_rank is not None and self.projection_rank < 1:
+            raise ValueError(f"projection_rank is {self.projection_rank}, expected at least 1, or None")
+        for name, value, choices in (("phi", self.phi, Phi), ("projection", self.projection, Projection)):
+            if value not in get_args(choices):
+                raise ValueError(f"{name} {value!r} is unknown, expected one of {', '.join(get_args(choices))}")
 
 
 class EUGenLinear(nn.Module):
@@ -115,6 +93,8 @@ class EUGenLinear(nn.Module):
         shared: whether the degrees share their projections (k of them) or not (k(k+1)/2).
         train_projections: whether the projections require a gradient.
         bias: whether a constant is projected beside x and the output has a bias.
+        projection_rank: r, with which every projection is a product of an (m × r) and a common (r × d) matrix; None
+            for whole ones.
         generator: source of the random draw; the global one by default.
 
     Raises:
@@ -135,6 +115,7 @@ class EUGenLinear(nn.Module):
         shared: bool = True,
         train_projections: bool = True,
         bias: bool = True,
+        projection_rank: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
@@ -143,10 +124,12 @@ class EUGenLinear(nn.Module):
         if in_features < 1 or out_features < 1:
             raise ValueError(f"widths are {in_features} and {out_features}, expected at least 1")
         self.config = EUGenConfig(
-            num_features, order, phi, use_norm, projection, shared, train_projections, bias
+            num_features, order, phi, use_norm, projection, shared, train_projections, bias, projection_rank
         )  # checks the rest
         like = {"device": device, "dtype": dtype}
-        self.features = EUGenFeatures(in_features, num_features, order, phi, use_norm, shared, bias, **like)
+        self.features = EUGenFeatures(
+            in_features, num_features, order, phi, use_norm, shared, bias, projection_rank=projection_rank, **like
+        )
         self.readout = nn.Linear(self.features.out_features, out_features, bias=bias, **like)
         self.reset_parameters(generator)
         self.features.requires_grad_(train_projections)
@@ -178,9 +161,9 @@ class EUGenLinear(nn.Module):
     ) -> "EUGenLinear":
         """Build the layer that stands for activation(linear(x)), without training.
 
-        With Φ = identity, no activation and no inputs this is the unbiased start of Theorem 3.1 for f(t) = t. In
-        every other case the projections are drawn and the readout is the least-squares fit over `inputs`, or over
-        standard normal inputs when there are none. Both are approximate.
+        With Φ = identity, whole projections, no activation and no inputs this is the unbiased start of Theorem 3.1 for
+        f(t) = t. In every other case the projections are drawn and the readout is the least-squares fit over `inputs`,
+        or over standard normal inputs when there are none. Both are approximate.
 
         Args:
             linear: the dense layer; device, dtype and requires_grad carry over.
@@ -189,17 +172,13 @@ class EUGenLinear(nn.Module):
         """
         config = config or EUGenConfig()
         kwargs = {"device": linear.weight.device, "dtype": linear.weight.dtype, "generator": generator}
-        if config.phi == "identity" and activation == "identity" and inputs is None:
+        is_unbiased = config.phi == "identity" and activation == "identity" and config.projection_rank is None
+        if is_unbiased and inputs is None:
             layer = cls.from_polynomial(linear, (0.0, 1.0) + (0.0,) * (config.order - 1), config, generator)
         else:
             layer = cls.from_config(config, linear.in_features, linear.out_features, **kwargs)
-            if inputs is None:
-                rows = 8 * (layer.features.out_features + linear.in_features + 1)
-                inputs = torch.randn(rows, linear.in_features, generator=generator, dtype=torch.float64)
-            layer._fit_readout(linear, activation, inputs.reshape(-1, linear.in_features))
-        layer.train(linear.training)
-        if not linear.weight.requires_grad:
-            layer.requires_grad_(False)
+            fit_readout(layer.features, layer.readout, linear, activation, inputs, generator)
+        carry_over(linear, layer)
         return layer
 
     @classmethod
@@ -221,6 +200,8 @@ class EUGenLinear(nn.Module):
         """
         if config.phi != "identity":
             raise ValueError(f"phi is {config.phi!r}, expected 'identity': Theorem 3.1 holds for no other")
+        if config.projection_rank is not None:
+            raise ValueError("projection_rank is set, expected None: factored projections are not independent")
         if len(coefficients) != config.order + 1:
             raise ValueError(f"{len(coefficients)} coefficients for order {config.order}, expected {config.order + 1}")
         is_plain = coefficients[1] == 1 and not any(coefficients[:1] + coefficients[2:])
@@ -243,18 +224,40 @@ class EUGenLinear(nn.Module):
                 raise ValueError("config.bias is False, expected True: the layer has a constant to add")
         return layer
 
+    @classmethod
+    def from_function(
+        cls,
+        linear: nn.Linear,
+        function: Callable[[Tensor], Tensor],
+        interval: tuple[float, float],
+        config: EUGenConfig,
+        generator: torch.Generator | None = None,
+    ) -> "EUGenLinear":
+        """Build the random layer whose mean is near f(W x) for a continuous f (EUGens 2025, Theorem 3.4).
+
+        Approximate twice over: the mean of the layer is the Bernstein polynomial of f, of the degree config.order, and
+        that holds where every entry of W x lies in the interval; the layer itself has the variance of Theorem 3.2.
+
+        Args:
+            linear: the dense layer, without a bias.
+            function: f, element-wise on a float64 tensor.
+            interval: bounds of the entries of W x.
+        """
+        return cls.from_polynomial(linear, bernstein_coefficients(function, config.order, interval), config, generator)
+
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the projections and the readout anew; norm column and biases become zero."""
         features, config = self.features, self.config
         blocks = num_projections(config.order, config.shared)
-        drawn = [
-            draw_projection(config.projection, config.num_features, self.in_features, generator) for _ in range(blocks)
-        ]
-        features.projection.weight.copy_(torch.cat(drawn) / math.sqrt(self.in_features))
+        width, matrix = features.projection.in_features, features.projection.weight
+        drawn = [draw_projection(config.projection, config.num_features, width, generator) for _ in range(blocks)]
+        matrix.copy_(torch.cat(drawn) / math.sqrt(width))
         bound = math.sqrt(3.0 / self.readout.in_features)
-        readout = torch.rand(self.readout.weight.shape, generator=generator, dtype=torch.float64)
-        self.readout.weight.copy_((2 * readout - 1) * bound)
+        self.readout.weight.copy_(draw_uniform(self.readout.weight.shape, bound, generator))
+        if features.down is not None:
+            down = draw_projection(config.projection, width, self.in_features, generator)
+            features.down.weight.copy_(down / math.sqrt(self.in_features))
         for constant in (features.projection.bias, features.norm_weight, self.readout.bias):
             if constant is not None:
                 constant.zero_()
@@ -262,20 +265,9 @@ class EUGenLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.readout(self.features(x))
 
-    @torch.no_grad()
-    def _fit_readout(self, linear: nn.Linear, activation: Phi, inputs: Tensor) -> None:
-        """Set the readout to the least-squares fit of activation(linear(inputs)), solved in float64."""
-        rows = inputs.to(linear.weight.device, linear.weight.dtype)
-        phi = self.features(rows).double()
-        if self.readout.bias is not None:
-            phi = torch.cat([phi, phi.new_ones(len(phi), 1)], dim=-1)
-        if len(phi) < phi.shape[1]:
-            raise ValueError(f"{len(phi)} input rows for {phi.shape[1]} unknowns, expected at least as many rows")
-        target = ACTIVATIONS[activation](linear(rows)).double()
-        solution = torch.linalg.lstsq(phi.cpu(), target.cpu(), driver="gelsd").solution.T
-        self.readout.weight.copy_(solution[:, : self.readout.in_features])
-        if self.readout.bias is not None:
-            self.readout.bias.copy_(solution[:, -1])
+    def maps(self) -> list[nn.Module]:
+        """The maps that the layer is a chain of, for folding."""
+        return [self.features, self.readout]
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"

@@ -7,6 +7,7 @@ Symbols, as in EUGens (2025), eq. 1, and as used in every module of this package
     m   num_features      random features per degree
     k   order             highest degree of the products
     P   num_projections   matrices G: k when shared, k(k+1)/2 when independent
+    r   projection_rank   where G is factored, G = A B: B (r, d) is common to all, A (P·m, r)
     x⁺  [x; 1; ‖x‖₂]      the extended input: a bias column, then the norm column
     u   G x⁺              the projections of one input, P blocks of m
     φ   Φ(products of u)  the features, degree by degree: k blocks of m
@@ -14,7 +15,7 @@ Symbols, as in EUGens (2025), eq. 1, and as used in every module of this package
 Degree 0 is a constant, so it lives in the output bias and is not stored as a feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -82,3 +83,25 @@ def draw_projection(kind: Projection, rows: int, columns: int, generator: torch.
         directions = directions * triangle.diagonal().sign()  # makes the distribution uniform (Haar)
         blocks.append(directions[: len(block)] * torch.linalg.vector_norm(block, dim=1, keepdim=True))
     return torch.cat(blocks)
+
+
+def draw_uniform(shape: Sequence[int], bound: float, generator: torch.Generator | None = None) -> Tensor:
+    """Draw entries from U(−bound, bound), in float64 on the CPU; their variance is bound²/3."""
+    return (2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1) * bound
+
+
+def input_norm(x: Tensor) -> Tensor:
+    """‖x‖₂ over the last axis, which is kept, with derivatives of first and second order that are finite everywhere.
+
+    At x = 0, where the norm has none, both are zero; the first is what torch has there, its second is NaN. The same
+    holds below √tiny/eps of the dtype (9e-13 in float32), where 1/‖x‖² is on its way to overflow. The value is exact
+    there too. Half-precision inputs are summed in float32, where 256² does not overflow.
+    """
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    limit = torch.finfo(wide).tiny ** 0.5 / torch.finfo(wide).eps
+    norm = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=wide)
+    if not torch.is_grad_enabled():
+        return norm
+    is_zero = norm < limit
+    shifted = x + is_zero.to(x.dtype)  # adds nothing but where the derivatives are discarded
+    return torch.where(is_zero, norm, torch.linalg.vector_norm(shifted, dim=-1, keepdim=True, dtype=wide))

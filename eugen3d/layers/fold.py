@@ -6,31 +6,64 @@ The following layer's norm input ‖y‖₂, y = W φ + b, is kept without formi
 triangular factor of [W b] (EUGens 2025, section 3). All products are formed in float64.
 """
 
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from eugen3d.layers.eugen import EUGenFeatures, EUGenLinear
+from eugen3d.layers.compose import compose
+from eugen3d.layers.eugen_features import EUGenFeatures
+from eugen3d.layers.maps import chain_maps, is_composite, is_features
+from eugen3d.layers.patterns import Pattern, Patterns, pattern_of, slot_at
+from eugen3d.layers.structure import (
+    Slot,
+    as_linear,
+    has_hooks,
+    is_affine_map,
+    is_chain,
+    is_conv1d,
+    is_plain_dense,
+    num_products,
+    slots_of,
+)
 
 Consumer = tuple[nn.Sequential, slice]
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: nn.Module, patterns: Patterns | None = None) -> nn.Module:
     """Fold every chain in a model, in place, and return it (a root that is itself a layer comes back replaced).
 
-    Inside every `nn.Sequential` neighbouring affine maps are merged wherever that lowers the cost; a module whose
-    data flow is its own (a field with a skip connection) folds itself through its method `fold_()`. The function that
-    the model computes stays the same up to rounding; its parameters do not, so fold a copy to go on training.
+    Inside every `nn.Sequential` neighbouring affine maps are merged wherever that lowers the cost; so are the two
+    layers of a block of a known class (see `eugen3d.layers.patterns`) whose activation went into the first one. A
+    module whose data flow is its own (a field with a skip connection) folds itself through its method `fold_()`. The
+    function that the model computes stays the same up to rounding; its parameters do not, so fold a copy to go on
+    training. Where nothing is merged, modules keep their places and names, and their hooks.
+
+    Args:
+        patterns: classes of blocks beside those of `eugen3d.layers.patterns`.
+
+    Raises:
+        ValueError: a module that a merge would do away with has hooks. The model is then as it was, less what a
+            `fold_()` had merged before it met them.
     """
-    if isinstance(model, EUGenLinear):
+    if is_composite(model) and not isinstance(model, EUGenFeatures):
         return fold_sequential(nn.Sequential(model).train(model.training))
+    names = {module: name for name, module in model.named_modules()}
+    slots = slots_of(model)
+    blocks = [block for module in names if (block := _block(module, slots, patterns)) is not None]
+    merged_blocks = [(block, maps) for block in blocks if (maps := _merged_block(*block, names)) is not None]
+    for module, name in names.items():
+        if is_chain(module) and any(has_hooks(part) for part in module.modules() if part is not module):
+            _merged_chain(module, name)  # raises where hooks would be lost, before anything is changed
+    for block, replacements in merged_blocks:
+        for slot, maps in zip(block, replacements, strict=True):
+            _place(slot, maps)
     for module in list(model.modules()):
         if callable(own := getattr(module, "fold_", None)):
             own()
-        elif _is_chain(module):
+        elif is_chain(module):
             fold_sequential(module)
     return model
 
@@ -39,20 +72,14 @@ def fold(model: nn.Module) -> nn.Module:
 def fold_sequential(chain: nn.Sequential) -> nn.Sequential:
     """Flatten a chain into features, affine maps and activations, and merge neighbours, in place.
 
-    A subclass with a `forward` of its own is not a chain and stays as it is.
+    A subclass with a `forward` of its own is not a chain and stays as it is, and so does a chain in which nothing can
+    be merged.
+
+    Raises:
+        ValueError: a module that would be merged away, or taken apart, has hooks. The chain is then as it was.
     """
-    if not _is_chain(chain):
-        return chain
-    atoms = _atoms(chain)
-    position = 0
-    while position + 1 < len(atoms):
-        producer, consumer = nn.Sequential(atoms[position]), nn.Sequential(atoms[position + 1])
-        if push_readout(producer, [(consumer, slice(None))]):
-            atoms[position : position + 2] = list(consumer)
-            position = max(position - 1, 0)
-        else:
-            position += 1
-    _assign(chain, atoms)
+    if is_chain(chain) and (maps := _merged_chain(chain)) is not None:
+        _assign(chain, maps)
     return chain
 
 
@@ -68,115 +95,123 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
     Returns:
         Whether the merge took place. It does not where the producer ends in an activation, a consumer begins with
         one, or the merged maps would take more products than the separate ones.
+
+    Raises:
+        ValueError: a module that would be merged away, or taken apart, has hooks. All chains are then as they were.
     """
-    last = _atoms(producer)[-1:]
-    if not last or not _is_dense(last[0]):
+    maps, following = chain_maps(producer), [chain_maps(chain) for chain, _ in consumers]
+    if not maps or not all(following):
         return False
-    inner, firsts = last[0], [_atoms(chain)[:1] for chain, _ in consumers]
-    if not all(first and (_is_dense(first[0]) or isinstance(first[0], EUGenFeatures)) for first in firsts):
+    firsts = [(first[0], columns) for first, (_, columns) in zip(following, consumers, strict=True)]
+    if (merged := _merge(maps[-1], firsts)) is None:
         return False
-    merged = [compose(first[0], inner, columns) for first, (_, columns) in zip(firsts, consumers, strict=True)]
-    if sum(map(_products, merged)) > _products(inner) + sum(_products(first[0]) for first in firsts):
-        return False
-    _assign(producer, _atoms(producer)[:-1])
-    for (chain, _), replacement in zip(consumers, merged, strict=True):
-        _assign(chain, [replacement, *_atoms(chain)[1:]])
+    changed = [(producer, maps[:-1])]
+    for (chain, _), first, rest in zip(consumers, merged, following, strict=True):
+        changed.append((chain, [first, *rest[1:]]))
+    for chain, kept in changed:
+        _refuse_lost_hooks(_inside(chain), kept)
+    for chain, kept in changed:
+        _assign(chain, kept)
     return True
 
 
-@torch.no_grad()
-def compose(outer: nn.Module, inner: nn.Linear, columns: slice = slice(None)) -> nn.Module:
-    """The map x ↦ outer([… inner(x) …]): a linear layer or features over `inner`'s input.
+def _merge(inner: nn.Module, outers: Sequence[tuple[nn.Module, slice]]) -> list[nn.Module] | None:
+    """What maps become that take an affine map's output in some columns; None where they cannot, or that costs more."""
+    if not is_affine_map(inner) or not all(is_affine_map(outer) or is_features(outer) for outer, _ in outers):
+        return None
+    merged = [compose(outer, inner, columns) for outer, columns in outers]
+    separate = num_products(inner) + sum(num_products(outer) for outer, _ in outers)
+    return merged if sum(map(num_products, merged)) <= separate else None
 
-    Args:
-        outer: `nn.Linear` or `EUGenFeatures`.
-        inner: the affine map whose output stands in `columns` of outer's input.
-        columns: where; the other columns stay as they are, in their order.
-    """
-    if isinstance(outer, nn.Linear):
-        return _compose_linear(outer, inner, columns)
-    if not isinstance(outer, EUGenFeatures):
-        raise TypeError(f"cannot compose {type(outer).__name__}, expected Linear or EUGenFeatures")
-    norm = _compose_norm(outer, inner, columns) if outer.use_norm else None
-    projection = _compose_linear(outer.projection, inner, columns)
-    like = {"device": inner.weight.device, "dtype": inner.weight.dtype}
-    composed = EUGenFeatures(
-        projection.in_features,
-        outer.num_features,
-        outer.order,
-        outer.phi,
-        outer.use_norm,
-        outer.shared,
-        norm_rank=0 if norm is None else len(norm[0]),
-        **like,
+
+def _merged_chain(chain: nn.Sequential, name: str = "") -> list[nn.Module] | None:
+    """The maps that a chain folds to, None where nothing is merged; hooks that would be lost are refused."""
+    maps, position, has_merged = chain_maps(chain), 0, False
+    while position + 1 < len(maps):
+        merged = _merge(maps[position], [(maps[position + 1], slice(None))])
+        if merged is None:
+            position += 1
+        else:
+            maps[position : position + 2] = merged
+            position, has_merged = max(position - 1, 0), True
+    if not has_merged:
+        return None
+    _refuse_lost_hooks(_inside(chain, name), maps)
+    return maps
+
+
+def _block(
+    module: nn.Module, slots: Mapping[nn.Module, list[Slot]], patterns: Patterns | None
+) -> tuple[Slot, Slot] | None:
+    """The places of two affine maps of a known block with nothing but identities between them."""
+    pattern = pattern_of(module, patterns)
+    if pattern is None or pattern.following is None or not _is_open(module, pattern, slots):
+        return None
+    linear, following = (slot_at(module, path, slots) for path in (pattern.linear, pattern.following))
+    if linear is None or following is None:
+        return None
+    is_producer = is_composite(linear.module) or is_affine_map(linear.module)
+    return (linear, following) if is_producer and _takes_product(following.module) else None
+
+
+def _is_open(module: nn.Module, pattern: Pattern, slots: Mapping[nn.Module, list[Slot]]) -> bool:
+    """Whether what stands between the two layers of a block does nothing, in training either."""
+    activation = slot_at(module, pattern.activation, slots)
+    if activation is None or not isinstance(activation.module, nn.Identity):
+        return False
+    missing = nn.Identity()
+    between = [
+        reduce(lambda part, name: getattr(part, name, missing), path.split("."), module) for path in pattern.after
+    ]
+    return all(
+        part is None or isinstance(part, nn.Identity) or (isinstance(part, nn.Dropout) and part.p == 0)
+        for part in between
     )
-    composed.projection = projection
-    if norm is not None and composed.norm_factor is not None:
-        composed.norm_weight = outer.norm_weight
-        composed.norm_factor.weight.copy_(norm[0])
-        composed.norm_factor.bias.copy_(norm[1])
-    return composed.train(outer.training)
 
 
-def _compose_linear(outer: nn.Linear, inner: nn.Linear, columns: slice) -> nn.Linear:
-    weight, bias = _substitute(outer.weight.double(), inner, columns)
-    if outer.bias is not None:
-        bias = bias + outer.bias.double()
-    composed = nn.Linear(weight.shape[1], weight.shape[0], device=inner.weight.device, dtype=inner.weight.dtype)
-    composed.weight.copy_(weight)
-    composed.bias.copy_(bias)
-    return composed.train(outer.training)
+def _takes_product(module: nn.Module | None) -> bool:
+    """Whether a module may begin with an affine map."""
+    is_conv = module is not None and is_conv1d(module) and is_plain_dense(module)
+    return is_composite(module) or is_affine_map(module) or is_conv
 
 
-def _compose_norm(outer: EUGenFeatures, inner: nn.Linear, columns: slice) -> tuple[Tensor, Tensor]:
-    """The triangular factor (R, r) with ‖R z + r‖ equal to the norm that `outer` sees, z being the new input."""
-    if outer.norm_factor is None:
-        factor = torch.eye(outer.in_features, dtype=torch.float64, device=inner.weight.device)
-        offset = factor.new_zeros(outer.in_features)
-    else:
-        factor, offset = outer.norm_factor.weight.double(), outer.norm_factor.bias.double()
-    weight, bias = _substitute(factor, inner, columns)
-    triangle = torch.linalg.qr(torch.cat([weight, (bias + offset)[:, None]], dim=1), mode="r").R
-    return triangle[:, :-1], triangle[:, -1]
+def _merged_block(
+    linear: Slot, following: Slot, names: Mapping[nn.Module, str]
+) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """The maps that a block's two layers fold to, None where nothing is merged; lost hooks are refused."""
+    first, second = linear.module, following.module
+    assert first is not None and second is not None
+    left, right = chain_maps(first), chain_maps(as_linear(second) if is_conv1d(second) else second)
+    has_merged = False
+    while left and (merged := _merge(left[-1], [(right[0], slice(None))])) is not None:
+        left, right, has_merged = left[:-1], [*merged, *right[1:]], True
+    if not has_merged:
+        return None
+    for module in (first, second):
+        _refuse_lost_hooks(module.named_modules(prefix=names[module]), [*left, *right])
+    return left, right
 
 
-def _substitute(matrix: Tensor, inner: nn.Linear, columns: slice) -> tuple[Tensor, Tensor]:
-    """Replace `columns` of a float64 matrix by their product with inner; the constant part comes second."""
-    start, stop, _ = columns.indices(matrix.shape[1])
-    block = matrix[:, start:stop]
-    if block.shape[1] != inner.out_features:
-        raise ValueError(f"columns {start}:{stop} are {block.shape[1]}, expected {inner.out_features}")
-    weight = torch.cat([matrix[:, :start], block @ inner.weight.double(), matrix[:, stop:]], dim=1)
-    bias = matrix.new_zeros(len(matrix)) if inner.bias is None else block @ inner.bias.double()
-    return weight, bias
+def _place(slot: Slot, maps: list[nn.Module]) -> None:
+    """Put maps where a layer stands: as a chain, alone where there is one, and the identity where there is none."""
+    assert slot.module is not None
+    chain = maps[0] if len(maps) == 1 else nn.Sequential(*maps) if maps else nn.Identity()
+    slot.parent._modules[slot.key] = chain.train(slot.module.training)
 
 
-def _atoms(chain: nn.Module) -> list[nn.Module]:
-    """A chain as a flat list of maps; an EUGen layer is its features and its readout."""
-    if _is_chain(chain):
-        return [atom for module in chain for atom in _atoms(module)]
-    if isinstance(chain, EUGenLinear):
-        return [*_atoms(chain.features), chain.readout]
-    if isinstance(chain, EUGenFeatures) and chain.is_affine:
-        return [chain.projection]
-    return [] if isinstance(chain, nn.Identity) else [chain]
+def _inside(chain: nn.Sequential, name: str = "") -> Iterable[tuple[str, nn.Module]]:
+    """The modules of a chain, with their names, less the chain itself, whose hooks are kept."""
+    return (part for part in chain.named_modules(prefix=name) if part[1] is not chain)
 
 
-def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Whether a module is a plain chain: a subclass may route its data in a way of its own."""
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+def _refuse_lost_hooks(before: Iterable[tuple[str, nn.Module]], maps: Iterable[nn.Module]) -> None:
+    """Refuse a merge that leaves `maps`, if it does away with one of the named modules before it that has hooks."""
+    kept = {part for map_ in maps for part in map_.modules()}
+    for name, module in before:
+        if module not in kept and has_hooks(module):
+            raise ValueError(f"{name}: has hooks, which would be lost; remove them before folding")
 
 
-def _is_dense(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module computes what its weight and bias say: a subclass (LoRA, quantised) may not."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-
-
-def _assign(chain: nn.Sequential, atoms: Sequence[nn.Module]) -> None:
+def _assign(chain: nn.Sequential, maps: Sequence[nn.Module]) -> None:
     chain._modules.clear()
-    chain.extend(atoms)
-
-
-def _products(module: nn.Module) -> int:
-    """Scalar products that one row takes in a map's matrices."""
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+    chain.extend(maps)

@@ -1,14 +1,16 @@
 """What a field costs to evaluate: parameters, and floating-point operations per sample.
 
-Counted are the products with the matrices of the field's `nn.Linear` layers, two operations (multiply, add) each.
+Counted are the products with the matrices of the field's dense layers, two operations (multiply, add) each.
 Left out are biases, activations, norms, encodings, sampling and compositing, which are linear in the width where the
-matrices are quadratic. Pass folded fields: the numbers are those of inference. Imports torch alone.
+matrices are quadratic. Pass folded fields: the numbers are those of inference.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
+
+from eugen3d.layers import num_products
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Cost:
 
 
 def flops_per_row(module: nn.Module) -> int:
-    """Operations that one row takes in a module's `nn.Linear` layers, each of which is applied once."""
-    return 2 * sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+    """Operations that one row takes in a module's dense layers, each of which is applied once."""
+    return 2 * num_products(module)
 
 
 def field_cost(fields: Mapping[str, nn.Module], samples_per_ray: Mapping[str, int]) -> Cost:

@@ -22,7 +22,7 @@ from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
-from eugen3d.runtime import Backend, TiledModule, build
+from eugen3d.runtime import AutoModule, Backend, TiledModule, build
 from eugen3d.training import has_bfloat16
 
 
@@ -91,7 +91,7 @@ class EUGenNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="expected")
-        self._folded: dict[str, tuple[tuple[Any, ...], TiledModule]] = {}
+        self._folded: dict[str, tuple[tuple[Any, ...], TiledModule | AutoModule]] = {}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -196,7 +196,7 @@ class EUGenNerfModel(Model):
         weights = samples.get_weights(density.float().view(*shape, 1))
         return rgb.float().view(*shape, 3), weights
 
-    def _folded_field(self, name: str) -> TiledModule:
+    def _folded_field(self, name: str) -> TiledModule | AutoModule:
         """The folded copy of a field, made anew whenever a parameter has changed since."""
         state = tuple((id(p), p._version, p.device) for p in self.fields[name].parameters())
         if name not in self._folded or self._folded[name][0] != state:

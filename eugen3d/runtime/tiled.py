@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-Backend = Literal["eager", "compiled"]
+TileBackend = Literal["eager", "compiled"]
 
 TILE_ROWS = 2048
 GPU_TILE_ROWS = 1 << 18
@@ -28,10 +28,12 @@ class TiledModule(nn.Module):
 
     _call: Callable[..., Tensor | tuple[Tensor, ...]]
 
-    def __init__(self, module: nn.Module, backend: Backend = "eager", tile_rows: int | None = None) -> None:
+    def __init__(self, module: nn.Module, backend: TileBackend = "eager", tile_rows: int | None = None) -> None:
         super().__init__()
-        if backend not in get_args(Backend):
-            raise ValueError(f"runtime backend {backend!r} is unknown, expected one of {', '.join(get_args(Backend))}")
+        if backend not in get_args(TileBackend):
+            raise ValueError(
+                f"runtime backend {backend!r} is unknown, expected one of {', '.join(get_args(TileBackend))}"
+            )
         self.module = module.eval().requires_grad_(False)
         self.tile_rows = tile_rows
         self.is_compiled = backend == "compiled"

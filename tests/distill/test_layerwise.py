@@ -191,6 +191,11 @@ def test_an_unknown_start_is_refused() -> None:
         settings(8, start="best")
 
 
+def test_factored_projections_are_refused() -> None:
+    with pytest.raises(ValueError, match="projection_rank is 2, expected None"):
+        LayerwiseConfig(layer=EUGenConfig(8, projection_rank=2))
+
+
 def test_chosen_layers(teacher: NerfField) -> None:
     assert chosen_layers(teacher, None) == (1, 3), "not the first, nor the one after the skip"
     assert chosen_layers(teacher, ["trunk.3", "0", "3"]) == (0, 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, fold
+from eugen3d import EUGenConfig, EUGenLinear, LayerConfig, LowRankConfig, SineConfig, SNNKConfig, fold
 from eugen3d.fields import FrequencyEncoding, NerfField, NerfFieldConfig
 
 
@@ -114,10 +114,18 @@ def test_a_configuration_that_does_not_fit_is_refused(field_config: NerfFieldCon
         replace(field_config, **changes)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("use_norm", [True, False])
-def test_a_merged_field_loads_what_folding_leaves(field_config: NerfFieldConfig, order: int, use_norm: bool) -> None:
-    layer = LayerConfig("eugen", EUGenConfig(num_features=5, order=order, use_norm=use_norm))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(LayerConfig("eugen", EUGenConfig(5, k, use_norm=norm)) for k in (1, 2) for norm in (True, False)),
+        LayerConfig("eugen", EUGenConfig(5, phi="identity", use_norm=False)),
+        *(LayerConfig("eugen", EUGenConfig(5, use_norm=norm, projection_rank=4)) for norm in (True, False)),
+        LayerConfig("low-rank", low_rank=LowRankConfig(4)),
+        LayerConfig("snnk", snnk=SNNKConfig(4)),
+        LayerConfig("sine", sine=SineConfig(2.0)),
+    ],
+)
+def test_a_merged_field_loads_what_folding_leaves(field_config: NerfFieldConfig, layer: LayerConfig) -> None:
     config = replace(field_config, layer=layer)
     field = NerfField(config)
     with torch.no_grad():
@@ -127,10 +135,53 @@ def test_a_merged_field_loads_what_folding_leaves(field_config: NerfFieldConfig,
     inputs = rays(30)
     expected = field(*inputs)
     assert not torch.allclose(merged(*inputs)[1], expected[1])
-    merged.load_state_dict(fold(copy.deepcopy(field)).state_dict(), strict=True)
+    folded = fold(copy.deepcopy(field))
+    merged.load_state_dict(folded.state_dict(), strict=True)
+    assert fold(nn.ModuleList([folded])).state_dict().keys() == nn.ModuleList([merged]).state_dict().keys()
     for ours, theirs in zip(merged(*inputs), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in merged.parameters()) < sum(p.numel() for p in field.parameters())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerConfig("low-rank", low_rank=LowRankConfig(4)),
+        LayerConfig("snnk", snnk=SNNKConfig(4)),
+        LayerConfig("eugen", EUGenConfig(4, use_norm=False)),
+        LayerConfig("eugen", EUGenConfig(9, use_norm=False, projection_rank=4)),
+    ],
+)
+def test_what_a_layer_does_not_read_changes_nothing(
+    field_config: NerfFieldConfig, layer: LayerConfig, index: int
+) -> None:
+    field, (positions, _) = NerfField(replace(field_config, layer=layer)), rays(20)
+    readers = field.readers(index).detach()
+    assert readers.shape == (4, 24)
+    unread, encoded, hidden = torch.linalg.svd(readers).Vh[4:], field.encode_position(positions), torch.rand(20, 24)
+
+    def seen(hidden: torch.Tensor) -> torch.Tensor:
+        """The density where trunk layer `index` gives `hidden`."""
+        for later in range(index + 1, len(field.trunk)):
+            hidden = field.trunk[later](field.trunk_input(later, encoded, hidden))
+        return field.density_head(hidden)
+
+    torch.testing.assert_close(seen(hidden + unread[0]), seen(hidden), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(seen(hidden + readers[0]), seen(hidden))
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2])
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_joined_field_is_the_same_function_of_fewer_chains(
+    field_config: NerfFieldConfig, skip: int, merged: bool
+) -> None:
+    field, seen = NerfField(replace(field_config, skip=skip, merged=merged)), rays(50)
+    expected = field(*seen)
+    field.join_()
+    assert len(field.trunk) == (2 if skip else 1)
+    for ours, theirs in zip(field(*seen), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_a_merged_field_trains(field_config: NerfFieldConfig) -> None:

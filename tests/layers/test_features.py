@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from eugen3d.layers.features import ACTIVATIONS, degree_products, draw_projection, num_projections
+from eugen3d.layers.features import (
+    ACTIVATIONS,
+    degree_products,
+    draw_projection,
+    draw_uniform,
+    input_norm,
+    num_projections,
+)
 
 
 @pytest.mark.parametrize(("order", "shared", "expected"), [(1, True, 1), (3, True, 3), (1, False, 1), (3, False, 6)])
@@ -79,6 +86,56 @@ def test_no_rows_is_an_empty_matrix() -> None:
 def test_an_unknown_projection_is_named() -> None:
     with pytest.raises(ValueError, match=r"'cauchy' is unknown, expected one of orthogonal, gaussian, rademacher"):
         draw_projection("cauchy", 2, 2)  # pyright: ignore[reportArgumentType]
+
+
+def test_uniform_entries_have_their_bound_and_variance() -> None:
+    entries = draw_uniform((50, 400), 0.3, torch.Generator().manual_seed(1))
+    assert entries.dtype == torch.float64
+    assert 0.299 < entries.max() < 0.3 and -0.3 < entries.min() < -0.299
+    assert entries.var().item() == pytest.approx(0.03, rel=0.03)
+
+
+def first_and_second(function, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of the sum of a function, and of the sum of its squared gradient."""
+    x = x.detach().requires_grad_()
+    (first,) = torch.autograd.grad((2 * function(x)).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad((first * torch.arange(1.0, 1 + x.shape[-1], dtype=x.dtype)).sum(), x)
+    return first.detach(), second
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-10, 1e-3, 1.0, 1e10])
+def test_the_norm_and_its_derivatives_are_those_of_torch_away_from_zero(scale: float, dtype: torch.dtype) -> None:
+    x = scale * torch.randn(4, 5, dtype=dtype)
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+
+    assert torch.equal(input_norm(x), reference(x)) and input_norm(x).all()
+    for ours, theirs in zip(first_and_second(input_norm, x), first_and_second(reference, x), strict=True):
+        assert torch.equal(ours, theirs) and ours.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-300, 1e-30, 1e-19, 1e-15, 1e-12, 1e-11])
+def test_the_derivatives_of_the_norm_are_finite_near_zero(scale: float, dtype: torch.dtype) -> None:
+    x = scale * torch.randn(4, 5, dtype=dtype)
+    first, second = first_and_second(input_norm, x)
+    assert first.isfinite().all() and second.isfinite().all()
+    is_zero = scale < {torch.float32: 1e-13, torch.float64: 1e-140}[dtype]
+    assert first.any() != is_zero and second.any() != is_zero, "zero stands for what has no derivative, and only there"
+    with torch.no_grad():
+        value = input_norm(x)
+    assert torch.equal(input_norm(x), value)
+    assert torch.equal(value, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+
+
+def test_a_zero_row_leaves_the_derivatives_of_the_others_alone() -> None:
+    x = torch.randn(3, 5, dtype=torch.float64)
+    mixed = torch.cat([x[:1], torch.zeros(1, 5, dtype=torch.float64), x[1:]])
+    for whole, part in zip(first_and_second(input_norm, mixed), first_and_second(input_norm, x), strict=True):
+        assert torch.equal(whole[[0, 2, 3]], part)
+        assert not whole[1].any()
 
 
 @pytest.mark.parametrize(

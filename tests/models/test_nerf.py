@@ -1,6 +1,7 @@
 """eugen-nerf as nerfstudio runs it, on a scene of eight tiny views."""
 
 import copy
+import random
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from eugen3d.datasets import SceneDataManagerConfig, SceneDataParserConfig
 from eugen3d.fields import NerfField
-from eugen3d.layers import EUGenConfig, LayerConfig
+from eugen3d.layers import EUGenConfig, LayerConfig, LowRankConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
 
 
 def make_pipeline(scene: Path, seed: int = 0, **options: Any) -> VanillaPipeline:
     torch.manual_seed(seed)
+    random.seed(seed)  # nerfstudio shuffles its images by it
     settings: dict[str, Any] = {
         "layer": LayerConfig("eugen", EUGenConfig(num_features=8)),
         "num_layers": 3,
@@ -74,7 +76,18 @@ def test_the_same_seed_trains_to_the_same_weights(blender_scene: Path) -> None:
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-@pytest.mark.parametrize("layer", [LayerConfig("linear"), LayerConfig("eugen", EUGenConfig(8, order=2))])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerConfig("linear"),
+        LayerConfig("eugen", EUGenConfig(8, order=2)),
+        LayerConfig("eugen", EUGenConfig(8, projection_rank=4)),
+        LayerConfig("low-rank", low_rank=LowRankConfig(8)),
+        LayerConfig("snnk"),
+        LayerConfig("sine"),
+    ],
+    ids=lambda layer: layer.kind,
+)
 def test_training_lowers_the_loss(blender_scene: Path, layer: LayerConfig) -> None:
     pipeline = make_pipeline(blender_scene, layer=layer)
 

@@ -1,0 +1,80 @@
+"""Build a module for fast evaluation by one of the backends."""
+
+import copy
+import warnings
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from eugen3d.layers import fold
+from eugen3d.runtime.auto import AutoModule
+from eugen3d.runtime.chains import CastChain, replace_chains
+from eugen3d.runtime.library import NativeUnavailable
+from eugen3d.runtime.native import make_native
+from eugen3d.runtime.tiled import TileBackend, TiledModule
+
+Backend = Literal["auto", "eager", "compiled", "native"]
+
+DTYPES = (None, torch.float32, torch.bfloat16)
+
+
+class RuntimeFallbackWarning(UserWarning):
+    """Another backend than the one asked for evaluates a module; the message says which and why."""
+
+
+def build(
+    module: nn.Module, backend: Backend = "auto", tile_rows: int | None = None, dtype: torch.dtype | None = None
+) -> TiledModule | AutoModule:
+    """Fold a copy of a module and wrap it for fast evaluation; the module itself stays as it is.
+
+    Args:
+        module: takes tensors whose first axis is the rows and returns a tensor or a tuple of tensors, row by row. It
+            may be folded already.
+        backend: "eager" is the reference; "compiled" goes through `torch.compile`; "native" evaluates the chains of
+            dense layers, EUGen features and activations by a small C++ library, on CPUs, and what it has no step for
+            as it is (see `make_native`), a module whose data flow is its own joining its chains first by its method
+            `join_()`; "auto" measures which is fastest, once (see `AutoModule`). They agree to
+            rounding: relative errors of 1e-4 in float32, 2e-2 in bfloat16.
+        tile_rows: rows per tile; by default what suits the device.
+        dtype: precision of the chains of dense layers, torch.float32 or torch.bfloat16; by default as they are. The
+            chains' parameters and what flows inside them are cast; what enters and leaves them, encodings,
+            concatenations and the module's inputs and outputs keep the caller's dtype.
+
+    Raises:
+        ValueError: on a backend or dtype that does not exist, or when `dtype` finds no chain to cast.
+
+    Warns:
+        RuntimeFallbackWarning: "native" cannot be had here or for this module; "compiled" stands in.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"runtime backend {backend!r} is unknown, expected one of {', '.join(get_args(Backend))}")
+    if dtype not in DTYPES:
+        raise ValueError(f"runtime dtype {dtype} is unknown, expected torch.float32, torch.bfloat16 or None")
+    folded = fold(copy.deepcopy(module))
+    if backend == "auto":
+        if dtype is not None:
+            _build_one(folded, "eager", tile_rows, dtype)  # raises here, not at the first call
+        makers = {name: lambda name=name: _build_one(folded, name, tile_rows, dtype) for name in get_args(Backend)[1:]}
+        return AutoModule(folded, makers, f"tile_rows={tile_rows} dtype={dtype}")
+    try:
+        return _build_one(folded, backend, tile_rows, dtype)
+    except NativeUnavailable as error:
+        warnings.warn(f"runtime native: {error}; compiled instead", RuntimeFallbackWarning, stacklevel=2)
+        return _build_one(folded, "compiled", tile_rows, dtype)
+
+
+def _build_one(folded: nn.Module, backend: Backend, tile_rows: int | None, dtype: torch.dtype | None) -> TiledModule:
+    module = copy.deepcopy(folded).eval()
+    tile_backend: TileBackend = "compiled" if backend == "compiled" else "eager"
+    if backend == "native":
+        try:
+            for part in list(module.modules()):
+                if callable(join := getattr(part, "join_", None)):
+                    join()
+            module = replace_chains(module, lambda chain: make_native(chain, dtype))
+        except ValueError as error:
+            raise NativeUnavailable(str(error)) from None
+    elif dtype is not None:
+        module = replace_chains(module, lambda chain: CastChain(chain, dtype))
+    return TiledModule(module, tile_backend, tile_rows)
