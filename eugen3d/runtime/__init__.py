@@ -5,6 +5,7 @@ from eugen3d.runtime.backends import Backend, RuntimeFallbackWarning, build
 from eugen3d.runtime.library import NativeUnavailable
 from eugen3d.runtime.native import NativeChain
 from eugen3d.runtime.tiled import TiledModule
+from eugen3d.runtime.triton_chain import TritonChain, TritonUnavailable
 
 __all__ = [
     "AutoModule",
@@ -13,5 +14,7 @@ __all__ = [
     "NativeUnavailable",
     "RuntimeFallbackWarning",
     "TiledModule",
+    "TritonChain",
+    "TritonUnavailable",
     "build",
 ]

@@ -13,8 +13,9 @@ from eugen3d.runtime.chains import CastChain, replace_chains
 from eugen3d.runtime.library import NativeUnavailable
 from eugen3d.runtime.native import make_native
 from eugen3d.runtime.tiled import TileBackend, TiledModule
+from eugen3d.runtime.triton_chain import TritonUnavailable, load_kernel, make_triton
 
-Backend = Literal["auto", "eager", "compiled", "native"]
+Backend = Literal["auto", "eager", "compiled", "native", "triton"]
 
 DTYPES = (None, torch.float32, torch.bfloat16)
 
@@ -33,9 +34,10 @@ def build(
             may be folded already.
         backend: "eager" is the reference; "compiled" goes through `torch.compile`; "native" evaluates the chains of
             dense layers, EUGen features and activations by a small C++ library, on CPUs, and what it has no step for
-            as it is (see `make_native`), a module whose data flow is its own joining its chains first by its method
-            `join_()`; "auto" measures which is fastest, once (see `AutoModule`). They agree to
-            rounding: relative errors of 1e-4 in float32, 2e-2 in bfloat16.
+            as it is (see `make_native`); "triton" does so by one kernel per chain, on NVIDIA GPUs (see
+            `TritonChain`); "auto" measures which is fastest, once (see `AutoModule`). They agree to rounding: relative
+            errors of 1e-4 in float32, 2e-2 in bfloat16; on a GPU where torch is allowed TF32, 5e-3 in float32. For
+            native and triton a module whose data flow is its own joins its chains first, by its method `join_()`.
         tile_rows: rows per tile; by default what suits the device.
         dtype: precision of the chains of dense layers, torch.float32 or torch.bfloat16; by default as they are. The
             chains' parameters and what flows inside them are cast; what enters and leaves them, encodings,
@@ -43,6 +45,7 @@ def build(
 
     Raises:
         ValueError: on a backend or dtype that does not exist, or when `dtype` finds no chain to cast.
+        TritonUnavailable: "triton" cannot be had here or for this module.
 
     Warns:
         RuntimeFallbackWarning: "native" cannot be had here or for this module; "compiled" stands in.
@@ -55,7 +58,7 @@ def build(
     if backend == "auto":
         if dtype is not None:
             _build_one(folded, "eager", tile_rows, dtype)  # raises here, not at the first call
-        makers = {name: lambda name=name: _build_one(folded, name, tile_rows, dtype) for name in get_args(Backend)[1:]}
+        makers = {name: lambda name=name: _candidate(folded, name, tile_rows, dtype) for name in get_args(Backend)[1:]}
         return AutoModule(folded, makers, f"tile_rows={tile_rows} dtype={dtype}")
     try:
         return _build_one(folded, backend, tile_rows, dtype)
@@ -64,17 +67,35 @@ def build(
         return _build_one(folded, "compiled", tile_rows, dtype)
 
 
+def _candidate(folded: nn.Module, backend: Backend, tile_rows: int | None, dtype: torch.dtype | None) -> TiledModule:
+    """A backend that "auto" may choose; Triton's interpreter, which is for tests, is none."""
+    if backend == "triton" and load_kernel().IS_INTERPRETED:
+        raise TritonUnavailable("Triton's interpreter is on, expected a CUDA device")
+    return _build_one(folded, backend, tile_rows, dtype)
+
+
 def _build_one(folded: nn.Module, backend: Backend, tile_rows: int | None, dtype: torch.dtype | None) -> TiledModule:
     module = copy.deepcopy(folded).eval()
     tile_backend: TileBackend = "compiled" if backend == "compiled" else "eager"
     if backend == "native":
         try:
-            for part in list(module.modules()):
-                if callable(join := getattr(part, "join_", None)):
-                    join()
-            module = replace_chains(module, lambda chain: make_native(chain, dtype))
+            module = replace_chains(_joined(module), lambda chain: make_native(chain, dtype))
         except ValueError as error:
             raise NativeUnavailable(str(error)) from None
+    elif backend == "triton":
+        load_kernel()  # a module without chains, too, is told first what is missing here
+        try:
+            module = replace_chains(_joined(module), lambda chain: make_triton(chain, dtype))
+        except ValueError as error:
+            raise TritonUnavailable(f"runtime triton: {error}") from None
     elif dtype is not None:
         module = replace_chains(module, lambda chain: CastChain(chain, dtype))
     return TiledModule(module, tile_backend, tile_rows)
+
+
+def _joined(module: nn.Module) -> nn.Module:
+    """The module, with the chains joined that its own `join_()` and those of its parts can join."""
+    for part in list(module.modules()):
+        if callable(join := getattr(part, "join_", None)):
+            join()
+    return module

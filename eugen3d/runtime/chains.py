@@ -1,6 +1,6 @@
 """Find the plain chains in a module and put something else that computes the same in their place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,42 @@ def replace_chains(module: nn.Module, replace: Callable[[nn.Sequential], nn.Modu
     if all(new is old for old, new in replaced.items()):
         raise ValueError(f"{type(module).__name__} has no chain of dense layers (nn.Sequential)")
     return root
+
+
+def replace_runs(
+    chain: nn.Sequential,
+    why_not: Callable[[nn.Module, Sequence[nn.Module]], str | None],
+    replace: Callable[[nn.Sequential], nn.Module],
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A chain with its maps replaced, as long runs of them at a time as can be had.
+
+    What has no replacement (another activation, features with the norm and factored projections, a map with hooks)
+    stays between them and is evaluated as it is, in `dtype` if one is given.
+
+    Args:
+        why_not: takes a map and those before it in a run, returns why it cannot be part of the run, or None.
+        replace: takes a run, returns what stands in its place.
+
+    Raises:
+        ValueError: when no map can be replaced, a map cannot be cast, or the chain has hooks.
+    """
+    maps, parts = flat_maps(chain), []
+    start, replaced = 0, False
+    while start < len(maps):
+        stop = start
+        while stop < len(maps) and why_not(maps[stop], maps[start:stop]) is None:
+            stop += 1
+        if stop > start:
+            parts.append(replace(nn.Sequential(*maps[start:stop])))
+            replaced = True
+        else:
+            stop = start + 1
+            parts.append(maps[start] if dtype is None else CastChain(nn.Sequential(maps[start]), dtype))
+        start = stop
+    if not replaced:
+        raise ValueError(next(filter(None, (why_not(module, []) for module in maps)), "a chain has no maps"))
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
 
 def flat_maps(chain: nn.Module) -> list[nn.Module]:

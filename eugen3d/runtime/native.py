@@ -6,42 +6,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from eugen3d.layers import EUGenFeatures, Sine
+from eugen3d.layers import EUGenFeatures
 from eugen3d.layers.features import Phi
 from eugen3d.layers.maps import is_features
-from eugen3d.layers.structure import has_hooks, is_affine_map
-from eugen3d.runtime.chains import CastChain, flat_maps
+from eugen3d.layers.structure import is_affine_map
+from eugen3d.runtime.chains import flat_maps, replace_runs
 from eugen3d.runtime.library import NativeUnavailable, Step, load_library
+from eugen3d.runtime.steps import activation_of, why_no_step
 
 ACTIVATION_NUMBERS: dict[Phi, int] = {"identity": 0, "relu": 1, "gelu": 2, "softplus": 3, "sine": 4}
 """`Activation` of chain.cpp."""
 
 
 def make_native(chain: nn.Sequential, dtype: torch.dtype | None = None) -> nn.Module:
-    """A chain with native chains in the place of its maps, as long runs of them as can be had.
-
-    What has no native step (another activation, features with the norm and factored projections, a map with hooks)
-    stays between them and is evaluated as it is, in `dtype` if one is given.
+    """A chain with native chains in the place of its maps, as long runs of them as can be had (see `replace_runs`).
 
     Raises:
-        NativeUnavailable: when no map of the chain can be evaluated natively, here or at all.
-        ValueError: when a map cannot be cast, or the chain has hooks.
+        NativeUnavailable: when native chains cannot be had here at all.
+        ValueError: when no map has a native step, a map cannot be cast, or the chain has hooks.
     """
-    maps, parts = flat_maps(chain), []
-    start = 0
-    while start < len(maps):
-        stop = start
-        while stop < len(maps) and _why_not(maps[stop], maps[start:stop]) is None:
-            stop += 1
-        if stop > start:
-            parts.append(NativeChain(nn.Sequential(*maps[start:stop]), dtype))
-        else:
-            stop = start + 1
-            parts.append(maps[start] if dtype is None else CastChain(nn.Sequential(maps[start]), dtype))
-        start = stop
-    if not any(isinstance(part, NativeChain) for part in parts):
-        raise NativeUnavailable(next(filter(None, (_why_not(module, []) for module in maps)), "a chain has no maps"))
-    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    return replace_runs(chain, _why_not, lambda run: NativeChain(run, dtype), dtype)
 
 
 class NativeChain(nn.Module):
@@ -123,8 +107,8 @@ class NativeChain(nn.Module):
                 steps.append(self._linear(module, index in concatenates))
             elif is_features(module):
                 steps.append(self._features(module, index in concatenates))
-            elif (number := _activation_number(module)) is not None:
-                steps[-1].activation = number
+            elif (phi := activation_of(module)) is not None:
+                steps[-1].activation = ACTIVATION_NUMBERS[phi]
         return steps
 
     def _linear(self, linear: nn.Linear, concatenates: bool) -> Step:
@@ -182,24 +166,4 @@ def _why_not(module: nn.Module, before: Sequence[nn.Module]) -> str | None:
     """
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
         raise NativeUnavailable(f"parameters on {next(module.parameters()).device}, expected a CPU")
-    if any(has_hooks(part) for part in module.modules()):
-        return f"a chain's {type(module).__name__} has hooks, which would not be called"
-    if is_features(module):
-        return None if module.down is None else "a chain holds features with a norm and factored projections"
-    if is_affine_map(module):
-        return None
-    if _activation_number(module) is None:
-        return f"a chain holds {str(module).splitlines()[0]}, for which there is no native step"
-    follows = before and (is_affine_map(before[-1]) or (is_features(before[-1]) and before[-1].phi == "identity"))
-    return None if follows else f"a chain's {type(module).__name__} does not follow a dense layer or features"
-
-
-def _activation_number(module: nn.Module) -> int | None:
-    kinds: dict[type[nn.Module], Phi] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Softplus: "softplus", Sine: "sine"}
-    if isinstance(module, nn.GELU) and module.approximate != "none":
-        return None
-    if isinstance(module, nn.Softplus) and (module.beta != 1 or module.threshold != 20):
-        return None
-    if isinstance(module, Sine) and module.omega_0 != 1:
-        return None
-    return ACTIVATION_NUMBERS[kinds[type(module)]] if type(module) in kinds else None
+    return why_no_step(module, before, "native")

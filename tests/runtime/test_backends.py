@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from eugen3d.layers import (
     SNNKConfig,
     fold,
 )
-from eugen3d.runtime import NativeChain, RuntimeFallbackWarning, TiledModule, build
+from eugen3d.runtime import Backend, NativeChain, RuntimeFallbackWarning, TiledModule, TritonUnavailable, build
 from eugen3d.runtime.chains import CastChain, replace_chains
 from eugen3d.runtime.library import load_library
 
@@ -61,6 +61,21 @@ def small_norm_field(field_config: NerfFieldConfig) -> NerfField:
         if name.endswith("norm_weight"):
             nn.init.normal_(parameter, std=0.3)
     return field
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_every_backend_agrees_with_eager(small_norm_field: NerfField, backend: Any) -> None:
+    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    field, inputs = small_norm_field.to(device), [x.to(device) for x in rays(50)]
+    with warnings.catch_warnings(action="error", category=RuntimeFallbackWarning):
+        try:
+            built = build(field, backend)
+        except (TritonUnavailable, RuntimeFallbackWarning) as reason:
+            pytest.skip(f"{backend}: {reason}")
+    for ours, theirs in zip(built(*inputs), field(*inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, **FLOAT32)
 
 
 @pytest.mark.parametrize("count", [0, 1, 50])
