@@ -177,7 +177,7 @@ def test_a_field_agrees_with_eager(kind: Any, order: int, count: int) -> None:
     inputs = torch.randn(count, 3), nn.functional.normalize(torch.randn(count, 3), dim=1)
     inputs = inputs[0].to(DEVICE), inputs[1].to(DEVICE)
     built = build(field, "triton", tile_rows=64)
-    assert sum(isinstance(part, TritonChain) for part in built.modules()) >= 6
+    assert sum(isinstance(part, TritonChain) for part in built.modules()) == 5  # the trunk is one chain, or two
     for ours, theirs in zip(built(*inputs), field(*inputs), strict=True):
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, **FLOAT32)
