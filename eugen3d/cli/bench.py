@@ -4,6 +4,7 @@ from typing import Annotated, Protocol
 
 from tyro.conf import arg, subcommand
 
+from eugen3d.cli.bench_approximation import BenchApproximation
 from eugen3d.cli.bench_layers import BenchLayers
 from eugen3d.cli.bench_parameters import BenchParameters
 
@@ -17,7 +18,8 @@ class Command(Protocol):
 
 
 Measurement = (
-    Annotated[BenchLayers, subcommand("layers", prefix_name=False)]
+    Annotated[BenchApproximation, subcommand("approximation", prefix_name=False)]
+    | Annotated[BenchLayers, subcommand("layers", prefix_name=False)]
     | Annotated[BenchParameters, subcommand("parameters", prefix_name=False)]
 )
 
