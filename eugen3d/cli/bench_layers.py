@@ -12,7 +12,7 @@ from rich.console import Console
 
 from eugen3d.cli.bench_layers_view import plots, remarks, tables
 from eugen3d.cli.bench_report import write_bench_report
-from eugen3d.cli.conditions import device_name, now, versions
+from eugen3d.cli.conditions import device_name, load_average, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.layer_chains import ChainKind, Direction, chains_for
@@ -116,6 +116,7 @@ class BenchLayers:
 
     def _measure(self, device: torch.device) -> dict[str, Any]:
         rows: list[Row] = []
+        load = load_average()
         peaks = {dtype: self._peak(dtype, device) for dtype in self.dtypes}
         unavailable: dict[str, str] = {}
         contests = list(self._contests(device))
@@ -137,6 +138,7 @@ class BenchLayers:
             "date": now(),
             "hardware": device_name(device),
             "threads": torch.get_num_threads(),
+            "load_average": load,
             "versions": versions(device),
             "settings": {key: value for key, value in asdict(self).items() if key not in ("output", "report")},
             "peak_flops_per_second": peaks,

@@ -11,6 +11,8 @@ from eugen3d.cli.formats import si
 from eugen3d.cli.plots import Point
 
 Row = dict[str, Any]
+BUSY = 0.5
+"""Load average of other processes above which times are not those of a quiet machine."""
 KINDS = ("linear", "eugen", "eugen-merged", "low-rank", "snnk", "narrow")
 
 
@@ -38,10 +40,18 @@ def plots(rows: Sequence[Row]) -> dict[str, tuple[list[Point], str, str]]:
 def remarks(result: dict[str, Any]) -> list[str]:
     """What was measured against what, and per comparison the fastest chain and its narrow equal."""
     notes = [
-        f"the peak is {si(peak, 'FLOP/s')} in {dtype}: the best of square and batch-sized products by torch, "
-        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}; another library may exceed it"
+        f"the peak is {si(peak, 'FLOP/s')} in {dtype}: the best of square and batch-sized products by torch's libraries, "
+        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
         for dtype, peak in result["peak_flops_per_second"].items()
     ]
+    if over := [row for row in result["rows"] if row["peak_fraction"] > 1]:
+        most = max(over, key=lambda row: row["peak_fraction"])
+        notes.append(
+            f"{len(over)} of {len(result['rows'])} rows exceed that peak, {_chain_name(most)} {most['backend']} by most, "
+            f"{most['peak_fraction']:.0%}: it is no bound there"
+        )
+    if (load := result["load_average"]) is not None and load > BUSY:
+        notes.append(f"the machine was busy as this began (load {load:.2g}): times are upper bounds, ratios rough")
     notes.append("memory is parameters, input and the most that a call holds at once of what torch allocates for it")
     notes += [f"{backend} was not measured: {reason}" for backend, reason in result["unavailable"].items()]
     for _, group in groupby(result["rows"], key=_comparison):

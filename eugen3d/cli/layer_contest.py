@@ -56,6 +56,7 @@ class Contest:
     _modules: dict[Chain, nn.Module] = field(default_factory=dict)
     _flops: dict[Chain, float] = field(default_factory=dict)
     _built: dict[tuple[Chain, Backend, int], nn.Module] = field(default_factory=dict)
+    _trained: dict[tuple[Chain, Backend], Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def measure(self, batch: int, rounds: int, on_turn: Callable[[], None] = lambda: None) -> list[Measured]:
         """Time all contestants on a batch of standard normal rows, then look at the memory of each."""
@@ -73,6 +74,7 @@ class Contest:
         """Let go of what was built."""
         self._modules.clear()
         self._built.clear()
+        self._trained.clear()
 
     @property
     def turns(self) -> int:
@@ -110,10 +112,11 @@ class Contest:
 
     def _training(self, chain: Chain, backend: Backend, x: Tensor) -> Call:
         """The output, and the gradients of all parameters for a gradient of ones; the input takes none."""
-        module, key = self._module(chain), (chain, backend, 0)
-        if key not in self._built:
-            self._built[key] = torch.compile(module, dynamic=False) if backend == "compiled" else module
-        run, ones = self._built[key], torch.ones_like(x)
+        module, ones = self._module(chain), torch.ones_like(x)
+        if (chain, backend) not in self._trained:
+            run = torch.compile(module, dynamic=False) if backend == "compiled" else module
+            self._trained[chain, backend] = run
+        run = self._trained[chain, backend]
 
         def call() -> None:
             module.zero_grad(set_to_none=True)

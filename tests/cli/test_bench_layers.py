@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from eugen3d.cli import layer_contest
+from eugen3d.cli.bench_layers_view import remarks
 from eugen3d.cli.layer_chains import Chain, chains_for, count_flops, make_chain
 from eugen3d.cli.main import main
 from eugen3d.cli.timing import peak_allocation, time_in_turn
@@ -39,7 +40,17 @@ def result_of(path: Path, *arguments: str) -> dict[str, Any]:
 def test_the_result_has_its_keys_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = result_of(tmp_path / "result.json", "--report", str(tmp_path / "page.html"))
     assert list(result) == [
-        *("date", "hardware", "threads", "versions", "settings", "peak_flops_per_second", "unavailable", "rows")
+        *(
+            "date",
+            "hardware",
+            "threads",
+            "load_average",
+            "versions",
+            "settings",
+            "peak_flops_per_second",
+            "unavailable",
+            "rows",
+        )
     ]
     for row in result["rows"]:
         assert list(row) == [
@@ -123,7 +134,8 @@ def test_operations_are_counted_in_both_directions() -> None:
 def test_the_peak_is_what_is_held_at_once() -> None:
     def call() -> None:
         for _ in range(3):
-            torch.empty(1000), torch.empty(1000)
+            held = torch.empty(1000), torch.empty(1000)
+            assert len(held) == 2
 
     assert 4000 <= peak_allocation(call, CPU) <= 3 * 4096
 
@@ -132,6 +144,17 @@ def test_contestants_take_turns() -> None:
     order: list[str] = []
     time_in_turn({name: lambda name=name: order.append(name) for name in "ab"}, 2, CPU)
     assert "".join(order[-4:]) == "abab"
+
+
+def test_a_busy_machine_and_a_peak_that_is_none_are_said(tmp_path: Path) -> None:
+    result = result_of(tmp_path / "r.json", "--kinds", "linear")
+    for row in result["rows"]:
+        row["peak_fraction"] = 0.5
+    quiet = "\n".join(remarks(result | {"load_average": 0.1}))
+    assert "busy" not in quiet and "exceed" not in quiet
+    result["rows"][0]["peak_fraction"] = 2.17
+    said = "\n".join(remarks(result | {"load_average": 3.5}))
+    assert "the machine was busy" in said and f"1 of {len(result['rows'])} rows exceed" in said and "217%" in said
 
 
 @pytest.mark.parametrize(
