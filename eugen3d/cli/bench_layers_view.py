@@ -40,14 +40,16 @@ def plots(rows: Sequence[Row]) -> dict[str, tuple[list[Point], str, str]]:
 def remarks(result: dict[str, Any]) -> list[str]:
     """What was measured against what, and per comparison the fastest chain and its narrow equal."""
     notes = [
-        f"the peak is {si(peak, 'FLOP/s')} in {dtype}: the best of square and batch-sized products by torch's libraries, "
+        f"the peak is {si(peak, 'FLOP/s')} in {dtype}: "
+        f"the best of square and batch-sized products by torch's libraries, "
         f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
         for dtype, peak in result["peak_flops_per_second"].items()
     ]
     if over := [row for row in result["rows"] if row["peak_fraction"] > 1]:
         most = max(over, key=lambda row: row["peak_fraction"])
         notes.append(
-            f"{len(over)} of {len(result['rows'])} rows exceed that peak, {_chain_name(most)} {most['backend']} by most, "
+            f"{len(over)} of {len(result['rows'])} rows exceed that peak, "
+            f"{_chain_name(most)} {most['backend']} by most, "
             f"{most['peak_fraction']:.0%}: it is no bound there"
         )
     if (load := result["load_average"]) is not None and load > BUSY:
