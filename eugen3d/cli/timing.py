@@ -42,8 +42,8 @@ def matmul_flops_per_second(
 ) -> float:
     """The best rate of torch's products (rows, inner) by (inner, columns), with the threads that torch uses now.
 
-    On a CPU both of torch's libraries are asked: in float32 `torch.mm` goes through MKL, which on some processors (an AMD
-    EPYC of family 26 among them) reaches half of what oneDNN does.
+    On a CPU both of torch's libraries are asked: in float32 `torch.mm` goes through MKL, which on some processors (an
+    AMD EPYC of family 26 among them) reaches half of what oneDNN does.
     """
     calls: dict[tuple[int, int, int, str], Call] = {}
     for rows, inner, columns in shapes:
