@@ -2,8 +2,10 @@
 
 from typing import Annotated, Protocol
 
-from tyro.conf import Suppress, arg, subcommand
+from tyro.conf import arg, subcommand
 
+from eugen3d.cli.bench_approximation import BenchApproximation
+from eugen3d.cli.bench_layers import BenchLayers
 from eugen3d.cli.bench_parameters import BenchParameters
 
 
@@ -16,12 +18,12 @@ class Command(Protocol):
 
 
 Measurement = (
-    Annotated[BenchParameters, subcommand("parameters", prefix_name=False)]
-    | Annotated[None, Suppress]  # a union of one would be no choice of subcommands
+    Annotated[BenchApproximation, subcommand("approximation", prefix_name=False)]
+    | Annotated[BenchLayers, subcommand("layers", prefix_name=False)]
+    | Annotated[BenchParameters, subcommand("parameters", prefix_name=False)]
 )
 
 
 def bench(measurement: Annotated[Measurement, arg(name="")]) -> Command:
     """Measure layers and whole models."""
-    assert measurement is not None
     return measurement

@@ -1,5 +1,6 @@
 """Under what conditions a number was measured: hardware, versions, date."""
 
+import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +17,11 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run over the last minute, this one's too; None where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -42,6 +42,7 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
     page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
     shown = len(views), len(result["runs"][0]["images"])
     content = page.substitute(
+        style=style(),
         title=escape(f"{result['scene']}: {', '.join(names[1:])}"),
         conditions=_conditions(result),
         table=_table(result),
@@ -57,6 +58,11 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         names=json.dumps(names).replace("<", "\\u003c"),
     )
     write_whole(path, content)
+
+
+def style() -> str:
+    """The style sheet that all pages have."""
+    return Path(__file__).with_name("report.css").read_text(encoding="utf8")
 
 
 def error_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:

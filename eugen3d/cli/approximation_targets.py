@@ -1,0 +1,143 @@
+"""Trained layers whose activations `eugen3d bench approximation` approximates.
+
+- nerf: trunk layers of a teacher run's fine field, at rows drawn as `eugen3d distill` draws them.
+- sdf: a layer of a softplus network fitted to an analytic signed distance, the union of a sphere and a box, as in iSDF
+  (β = 100, encoded positions).
+- siren: a layer of a sine network (Sitzmann et al. 2020) fitted to the same distance.
+- synthetic-relu, synthetic-softplus: f(W x) of Gaussian rows and weights, the setting of EUGens (2025), Theorems 3.1 to
+  3.3. The sizes are ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from torch import Tensor, nn
+
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.runs import load_run
+from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.distill.approximation import Activations
+from eugen3d.distill.problem import LayerProblem
+from eugen3d.fields import NerfField
+from eugen3d.fields.nerf import FrequencyEncoding
+from eugen3d.layers import SineLinear
+from eugen3d.models.nerf import EUGenNerfModel
+
+TargetName = Literal["nerf", "sdf", "siren", "synthetic-relu", "synthetic-softplus"]
+
+BATCH_ROWS = 2048
+MEASURED_LAYER = 2
+"""The layer of the small networks whose activations are taken; it sees those of two others."""
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """Where activations come from."""
+
+    load_config: Path
+    layers: tuple[int, ...]
+    """Trunk layers of the teacher."""
+    sampling: SamplingConfig
+    num_rows: int
+    width: int
+    """Of the networks that are made here."""
+    train_steps: int
+    """Of these."""
+    seed: int
+
+
+@torch.no_grad()
+def activations_of(name: TargetName, config: TargetConfig) -> dict[str, Activations]:
+    """The rows of a target by the name that result files have for it; "nerf" is one for every layer."""
+    assert name in get_args(TargetName)
+    if name == "nerf":
+        return _teacher(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    if name == "sdf":
+        return {name: _network(_sdf_layers(config.width), config, generator)}
+    if name == "siren":
+        return {name: _network(_siren_layers(config.width, generator), config, generator)}
+    x = torch.randn(config.num_rows, config.width, generator=generator)
+    weight = torch.randn(config.width, config.width, generator=generator) / config.width**0.5
+    return {name: Activations(x, x @ weight.T, F.relu if name == "synthetic-relu" else F.softplus)}
+
+
+def signed_distance(points: Tensor) -> Tensor:
+    """Distance (n, 1) to the union of a sphere of radius 0.4 and a box, negative inside, at points (n, 3)."""
+    sphere = torch.linalg.vector_norm(points - points.new_tensor([0.3, 0.1, 0.0]), dim=1) - 0.4
+    beyond = (points - points.new_tensor([-0.3, -0.1, 0.1])).abs() - points.new_tensor([0.35, 0.25, 0.45])
+    box = torch.linalg.vector_norm(beyond.clamp(min=0), dim=1) + beyond.amax(dim=1).clamp(max=0)
+    return torch.minimum(sphere, box)[:, None]
+
+
+def _teacher(config: TargetConfig) -> dict[str, Activations]:
+    run = load_run(config.load_config, "cpu")
+    model, manager = run.pipeline.model, run.pipeline.datamanager
+    if not isinstance(model, EUGenNerfModel) or not isinstance(manager, VanillaDataManager):
+        raise UsageError(f"{config.load_config}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
+    field = model.fields["fine"]
+    assert isinstance(field, NerfField)
+    dense = {index: _square_layer(config.load_config, field, index) for index in config.layers}
+    rows = sample_rows(manager, model, config.sampling, config.num_rows, config.seed)["fine"][: config.num_rows]
+    found = {}
+    for index, layer in dense.items():
+        parts = list(LayerProblem(field, field, index, rows, layer).chunks())
+        x, z = (torch.cat(part).float() for part in zip(*parts, strict=True))
+        found[f"nerf.trunk.{index}"] = Activations(x, z, F.relu)
+    return found
+
+
+def _square_layer(path: Path, field: NerfField, index: int) -> nn.Linear:
+    layer = field.chains[f"trunk.{index}"][0] if 0 <= index < len(field.trunk) else None
+    if not isinstance(layer, nn.Linear) or layer.in_features != layer.out_features:
+        raise UsageError(f"--layers {index}: is no dense trunk layer of {path} that is as wide as its input")
+    return layer
+
+
+def _sdf_layers(width: int) -> nn.Sequential:
+    encoding = FrequencyEncoding(6)
+    widths = [encoding.out_dim, width, width, width, width]
+    layers = [nn.Sequential(nn.Linear(a, b), nn.Softplus(beta=100)) for a, b in pairwise(widths)]
+    return nn.Sequential(nn.Sequential(encoding, *layers[0]), *layers[1:], nn.Linear(width, 1))
+
+
+def _siren_layers(width: int, generator: torch.Generator) -> nn.Sequential:
+    first = SineLinear(3, width, position="first", generator=generator)
+    hidden = [SineLinear(width, width, generator=generator) for _ in range(3)]
+    return nn.Sequential(first, *hidden, nn.Linear(width, 1))
+
+
+def _network(layers: nn.Sequential, config: TargetConfig, generator: torch.Generator) -> Activations:
+    """Fit a network to the signed distance and see what its measured layer sees."""
+    with torch.no_grad():
+        for linear in (part for part in layers.modules() if type(part) is nn.Linear):
+            if not any(isinstance(part, SineLinear) and part.linear is linear for part in layers):
+                bound = (6 / linear.in_features) ** 0.5
+                linear.weight.copy_((2 * torch.rand(linear.weight.shape, generator=generator) - 1) * bound)
+                linear.bias.zero_()
+    rate = 1e-4 if isinstance(layers[0], SineLinear) else 1e-3
+    optimizer = torch.optim.Adam(layers.parameters(), lr=rate)
+    with torch.enable_grad():
+        for _ in range(config.train_steps):
+            points = 2 * torch.rand(BATCH_ROWS, 3, generator=generator) - 1
+            loss = (layers(points) - signed_distance(points)).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    x = layers[:MEASURED_LAYER](2 * torch.rand(config.num_rows, 3, generator=generator) - 1)
+    linear, activation = _parts(layers[MEASURED_LAYER])
+    return Activations(x, linear(x), activation)
+
+
+def _parts(layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The map from inputs to pre-activations, and the activation."""
+    if isinstance(layer, SineLinear):
+        return lambda x: layer.omega_0 * layer.linear(x), torch.sin
+    assert isinstance(layer, nn.Sequential)
+    return layer[0], layer[1]

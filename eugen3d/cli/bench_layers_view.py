@@ -1,0 +1,116 @@
+"""How the result of `eugen3d bench layers` is shown: tables, plots, and what follows from its rows in words."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from eugen3d.cli.formats import si
+from eugen3d.cli.plots import Point
+
+Row = dict[str, Any]
+BUSY = 0.5
+"""Load average of other processes above which times are not those of a quiet machine."""
+KINDS = ("linear", "eugen", "eugen-merged", "low-rank", "snnk", "narrow")
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """One table for every comparison, a line for every chain, a column for every backend."""
+    return [_table(list(group)) for _, group in groupby(rows, key=_comparison)]
+
+
+def plots(rows: Sequence[Row]) -> dict[str, tuple[list[Point], str, str]]:
+    """The speedup of every chain's best backend against its cost, for every comparison with a dense chain in it."""
+    return {
+        _title(group[0]): (
+            [
+                Point(_chain_name(best), best["flops"], best["speedup"], KINDS.index(best["kind"]))
+                for best in map(_best, _chains(group))
+                if best["speedup"] is not None
+            ],
+            "FLOPs of one row",
+            "speedup over dense",
+        )
+        for group in (list(group) for _, group in groupby(rows, key=_comparison))
+    }
+
+
+def remarks(result: dict[str, Any]) -> list[str]:
+    """What was measured against what, and per comparison the fastest chain and its narrow equal."""
+    notes = [
+        f"the peak is {si(peak, 'FLOP/s')} in {dtype}: "
+        f"the best of square and batch-sized products by torch's libraries, "
+        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+        for dtype, peak in result["peak_flops_per_second"].items()
+    ]
+    if over := [row for row in result["rows"] if row["peak_fraction"] > 1]:
+        most = max(over, key=lambda row: row["peak_fraction"])
+        notes.append(
+            f"{len(over)} of {len(result['rows'])} rows exceed that peak, "
+            f"{_chain_name(most)} {most['backend']} by most, "
+            f"{most['peak_fraction']:.0%}: it is no bound there"
+        )
+    if (load := result["load_average"]) is not None and load > BUSY:
+        notes.append(f"the machine was busy as this began (load {load:.2g}): times are upper bounds, ratios rough")
+    notes.append("memory is parameters, input and the most that a call holds at once of what torch allocates for it")
+    notes += [f"{backend} was not measured: {reason}" for backend, reason in result["unavailable"].items()]
+    for _, group in groupby(result["rows"], key=_comparison):
+        notes += _verdict(list(group))
+    return notes
+
+
+def _verdict(group: list[Row]) -> list[str]:
+    best = [_best(chain) for chain in _chains(group)]
+    title, fastest = _title(group[0]), min(best, key=lambda row: row["seconds"])
+    lines = []
+    if fastest["speedup"] is not None:
+        lines.append(f"{title}: the fastest is {_chain_name(fastest)}, {fastest['speedup']:.3g} times dense")
+    narrow = {row["flops"]: row for row in best if row["kind"] == "narrow"}
+    equals = [(row, narrow[row["flops"]]) for row in best if row["kind"] == "eugen" and row["flops"] in narrow]
+    if equals:
+        ratios = [row["seconds"] / equal["seconds"] for row, equal in equals]
+        lines.append(
+            f"{title}: EUGen chains take {min(ratios):.2f} to {max(ratios):.2f} times the narrow network of equal FLOPs"
+        )
+    return lines
+
+
+def _table(group: list[Row]) -> Table:
+    backends = list(dict.fromkeys(row["backend"] for row in group))
+    table = Table(title=_title(group[0]), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("chain")
+    for heading in ("params", *(f"{backend} ms" for backend in backends), "speedup", "peak", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for chain in _chains(group):
+        best, seconds = _best(chain), {row["backend"]: row["seconds"] for row in chain}
+        times = [f"{1000 * seconds[backend]:.3g}" if backend in seconds else "–" for backend in backends]
+        speedup = "–" if best["speedup"] is None else f"{best['speedup']:.3g}×"
+        memory = si(best["peak_memory_bytes"], "B")
+        table.add_row(
+            _chain_name(best), si(best["num_parameters"]), *times, speedup, f"{best['peak_fraction']:.0%}", memory
+        )
+    return table
+
+
+def _chains(group: Sequence[Row]) -> list[list[Row]]:
+    """The rows of a comparison by chain."""
+    return [list(rows) for _, rows in groupby(group, key=lambda row: (row["kind"], row["num_features"], row["order"]))]
+
+
+def _best(chain: Sequence[Row]) -> Row:
+    return min(chain, key=lambda row: row["seconds"])
+
+
+def _comparison(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("width", "depth", "dtype", "direction", "batch"))
+
+
+def _title(row: Row) -> str:
+    return f"{row['depth']}×{row['width']}, {row['dtype']}, {row['direction']}, {row['batch']} rows"
+
+
+def _chain_name(row: Row) -> str:
+    settings = [f"{key}={row[name]}" for key, name in (("m", "num_features"), ("k", "order")) if row[name] is not None]
+    return " ".join([row["kind"], *settings])
