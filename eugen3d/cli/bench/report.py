@@ -32,7 +32,7 @@ def write_bench_report(
         for caption, (points, x_label, y_label) in plots.items()
         if points
     ]
-    page = Template(Path(__file__).with_name("bench.html").read_text(encoding="utf8"))
+    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
     content = page.substitute(
         style=style(),
         title=escape(title),

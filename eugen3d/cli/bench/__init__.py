@@ -4,9 +4,9 @@ from typing import Annotated, Protocol
 
 from tyro.conf import arg, subcommand
 
-from eugen3d.cli.bench_approximation import BenchApproximation
-from eugen3d.cli.bench_layers import BenchLayers
-from eugen3d.cli.bench_parameters import BenchParameters
+from eugen3d.cli.bench.approximation import BenchApproximation
+from eugen3d.cli.bench.layers import BenchLayers
+from eugen3d.cli.bench.parameters import BenchParameters
 
 
 class Command(Protocol):

@@ -10,10 +10,10 @@ from typing import Any, get_args
 import torch
 from rich.console import Console
 
-from eugen3d.cli.approximation_statements import statements
-from eugen3d.cli.approximation_targets import TargetConfig, TargetName, activations_of
-from eugen3d.cli.approximation_view import plots, tables
-from eugen3d.cli.bench_report import write_bench_report
+from eugen3d.cli.bench.approximation_statements import statements
+from eugen3d.cli.bench.approximation_targets import TargetConfig, TargetName, activations_of
+from eugen3d.cli.bench.approximation_view import plots, tables
+from eugen3d.cli.bench.report import write_bench_report
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from eugen3d.cli.bench_cases import CASES, Case, PaperFigure
-from eugen3d.cli.bench_models import ModelName, UnavailableError, build_model, optional_versions
+from eugen3d.cli.bench.cases import CASES, Case, PaperFigure
+from eugen3d.cli.bench.models import ModelName, UnavailableError, build_model, optional_versions
 from eugen3d.cli.conditions import now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import nn
 
-from eugen3d.cli.bench_models import ModelName
+from eugen3d.cli.bench.models import ModelName
 from eugen3d.layers import Patterns, Sine
 from eugen3d.layers.features import Phi
 

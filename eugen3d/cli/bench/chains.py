@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from eugen3d.layers import EUGenConfig, KindConfig, LinearConfig, LowRankConfig, SNNKConfig, fold, make_layer
+from eugen3d.layers import EUGenConfig, KindConfig, LinearConfig, LowRankConfig, SNNKConfig, fold_sequential, make_layer
 from eugen3d.metrics.cost import flops_per_row
 
 ChainKind = Literal["linear", "eugen", "eugen-merged", "low-rank", "snnk", "narrow"]
@@ -45,7 +45,7 @@ def make_chain(
         config = _config(chain, use_norm)
         built = nn.Sequential(*(layer for _ in range(depth) for layer in make_layer(config, width, width)))
     if direction == "forward" or chain.kind == "eugen-merged":
-        return fold(copy.deepcopy(built)).requires_grad_(direction != "forward")
+        return fold_sequential(copy.deepcopy(built)).requires_grad_(direction != "forward")
     return built
 
 

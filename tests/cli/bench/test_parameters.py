@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from eugen3d import EUGenConfig, convert, fold
-from eugen3d.cli.bench_cases import CASES
-from eugen3d.cli.bench_models import Sine, SkipMlp, ZipNerfNetwork, build_model
+from eugen3d.cli.bench.cases import CASES
+from eugen3d.cli.bench.models import Sine, SkipMlp, ZipNerfNetwork, build_model
 from eugen3d.cli.main import main
 
 OURS = ["nerf", "zipnerf", "isdf", "siren"]

@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eugen3d.cli.approximation_statements import COST, comparisons, describe, families
+from eugen3d.cli.bench.approximation_statements import COST, comparisons, describe, families
 from eugen3d.cli.formats import si
 from eugen3d.cli.plots import Point
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from eugen3d.cli.approximation_statements import error_at, error_within, statements
-from eugen3d.cli.approximation_targets import signed_distance
+from eugen3d.cli.bench.approximation_statements import error_at, error_within, statements
+from eugen3d.cli.bench.approximation_targets import signed_distance
 from eugen3d.cli.main import main
 from eugen3d.layers import LayerConfig
 

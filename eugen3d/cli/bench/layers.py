@@ -10,16 +10,16 @@ from typing import Any, Literal, get_args
 import torch
 from rich.console import Console
 
-from eugen3d.cli.bench_layers_view import plots, remarks, tables
-from eugen3d.cli.bench_report import write_bench_report
+from eugen3d.cli.bench.chains import ChainKind, Direction, chains_for
+from eugen3d.cli.bench.contest import TRAINING_BACKENDS, Contest, Measured, Shape
+from eugen3d.cli.bench.layers_view import plots, remarks, tables
+from eugen3d.cli.bench.report import write_bench_report
+from eugen3d.cli.bench.timing import SQUARES, matmul_flops_per_second
 from eugen3d.cli.conditions import device_name, load_average, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
-from eugen3d.cli.layer_chains import ChainKind, Direction, chains_for
-from eugen3d.cli.layer_contest import TRAINING_BACKENDS, Contest, Measured, Shape
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import resolve_device
-from eugen3d.cli.timing import SQUARES, matmul_flops_per_second
 from eugen3d.runtime import Backend
 
 DTypeName = Literal["float32", "bfloat16"]

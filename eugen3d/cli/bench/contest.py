@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from eugen3d.cli.bench.chains import Chain, Direction, count_flops, make_chain
+from eugen3d.cli.bench.timing import Call, peak_allocation, time_in_turn
 from eugen3d.cli.errors import first_line
-from eugen3d.cli.layer_chains import Chain, Direction, count_flops, make_chain
-from eugen3d.cli.timing import Call, peak_allocation, time_in_turn
 from eugen3d.runtime import Backend, RuntimeFallbackWarning, build
 from eugen3d.runtime.tiled import GPU_TILE_ROWS, TILE_ROWS
 
