@@ -47,6 +47,8 @@ class NativeChain(nn.Module):
     Shape: (..., in_features) → (..., out_features), in the input's dtype.
     """
 
+    tiles_itself = True
+
     def __init__(
         self, chain: nn.Sequential, dtype: torch.dtype | None = None, concatenates: Sequence[int] = ()
     ) -> None:

@@ -22,8 +22,9 @@ class TiledModule(nn.Module):
     Args:
         module: takes tensors whose first axis is the rows and returns a tensor or a tuple of tensors, row by row.
         backend: "eager" runs it as it is; "compiled" through `torch.compile`, which needs a C++ compiler on a CPU.
-        tile_rows: rows per tile; by default what suits the device. A compiled module sees the last tile padded, so
-            that it is compiled for one shape.
+        tile_rows: rows per tile; by default what suits the device, and all rows where the module has `tiles_itself`
+            set: it needs no copies put together then. A compiled module sees the last tile padded, so that it is
+            compiled for one shape.
     """
 
     _call: Callable[..., Tensor | tuple[Tensor, ...]]
@@ -44,7 +45,7 @@ class TiledModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         rows = len(inputs[0])
         tile_rows = self.tile_rows or (TILE_ROWS if inputs[0].device.type == "cpu" else GPU_TILE_ROWS)
-        if rows == 0:
+        if rows == 0 or (self.tile_rows is None and getattr(self.module, "tiles_itself", False)):
             return self.module(*inputs)
         tiles = [self._tile(inputs, start, tile_rows) for start in range(0, rows, tile_rows)]
         if isinstance(tiles[0], Tensor):

@@ -94,3 +94,17 @@ def test_compiled_tiles_equal_the_whole_and_are_compiled_once(field_config: Nerf
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     frames = torch._dynamo.utils.counters["frames"]
     assert frames["ok"] == 1, "a partial tile is padded, so that one shape is compiled"
+
+
+@pytest.mark.parametrize(("tile_rows", "calls"), [(None, [5000]), (2000, [2000, 2000, 1000])])
+def test_a_module_that_tiles_itself_sees_all_rows_unless_told(tile_rows: int | None, calls: list[int]) -> None:
+    class Tiling(nn.Module):
+        tiles_itself = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return 2 * x
+
+    seen: list[int] = []
+    x = torch.rand(5000, 3)
+    assert torch.equal(TiledModule(Tiling(), tile_rows=tile_rows)(x), 2 * x) and seen == calls
