@@ -118,7 +118,10 @@ class ApproximationProblem:
         layer = _draw(candidate, x.shape[1], self.train.pre_activations.shape[1], generator)
         outer = nn.Identity() if candidate.config.includes_activation else _Activation(self.train.activation)
         block = nn.Sequential(layer, outer)
-        if candidate.kind != "narrow":
+        if candidate.kind == "narrow":
+            with torch.no_grad():  # outputs as large as the wanted ones
+                layer.readout.weight.mul_(self._target(block).square().mean().sqrt())
+        else:
             self._solve(block, x)
         if candidate.trained:
             before, error = {k: v.clone() for k, v in block.state_dict().items()}, _relative(block, x, self.train)
@@ -134,8 +137,7 @@ class ApproximationProblem:
         """Set the readout to the ridge regression of what the layer itself has to give."""
         layer, moments = block[0], Moments()
         assert isinstance(layer, EUGenLinear | SNNKLinear)
-        target = self.outputs if isinstance(block[1], nn.Identity) else self.train.pre_activations
-        for rows, wanted in zip(x.split(CHUNK_ROWS), target.split(CHUNK_ROWS), strict=True):
+        for rows, wanted in zip(x.split(CHUNK_ROWS), self._target(block).split(CHUNK_ROWS), strict=True):
             moments.update(layer.features(rows), wanted)
         weight, bias = solve_readout(moments.covariances())
         layer.readout.weight.copy_(weight)
@@ -144,27 +146,35 @@ class ApproximationProblem:
     def _descend(self, block: nn.Sequential, x: Tensor, steps: int, generator: torch.Generator) -> None:
         """Adam with a rate that falls to zero along a cosine, on mean squares relative to the outputs'.
 
-        Features of higher orders differ in scale by orders of magnitude, so the readout is that of features of unit
-        variance while it is trained.
+        Features of higher orders and outputs of different targets differ in scale by orders of magnitude, so the
+        readout is one between features of unit variance and outputs of unit mean square while it is trained.
         """
         layer, outer = block[0], block[1]
         assert isinstance(layer, EUGenLinear | SNNKLinear)
         with torch.no_grad():
             deviation = layer.features(x[:CHUNK_ROWS]).std(dim=0)
             scale = torch.where(deviation > 0, 1 / deviation, 1.0)
-            layer.readout.weight.div_(scale)
+            unit = self._target(block).square().mean().sqrt()
+            layer.readout.weight.div_(scale * unit)
+            layer.readout.bias.div_(unit)
         total = self.outputs.square().mean()
         optimizer = torch.optim.Adam(block.parameters(), lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * n / steps)) / 2)
         for _ in range(steps):
             rows = torch.randint(len(x), (BATCH_ROWS,), generator=generator)
-            loss = (outer(layer.readout(layer.features(x[rows]) * scale)) - self.outputs[rows]).square().mean() / total
+            outputs = outer(unit * layer.readout(layer.features(x[rows]) * scale))
+            loss = (outputs - self.outputs[rows]).square().mean() / total
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            layer.readout.weight.mul_(scale)
+            layer.readout.weight.mul_(scale * unit)
+            layer.readout.bias.mul_(unit)
+
+    def _target(self, block: nn.Sequential) -> Tensor:
+        """What the layer itself has to give: z where the activation stands outside, y otherwise."""
+        return self.outputs if isinstance(block[1], nn.Identity) else self.train.pre_activations
 
     @torch.no_grad()
     def _low_rank(self, candidate: Candidate) -> nn.Module:
