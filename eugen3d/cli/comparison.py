@@ -32,6 +32,7 @@ from eugen3d.metrics.image import image_metrics
 from eugen3d.metrics.lpips import LpipsMetric, LpipsNet, LpipsUnavailableError, find_backbone, load_lpips
 from eugen3d.models.nerf import EUGenNerfModel
 from eugen3d.runtime import Backend
+from eugen3d.runtime.machine import synchronize
 
 WARM_UP_RAYS = 1024
 
@@ -281,16 +282,11 @@ def _model(run: Run) -> EUGenNerfModel:
 def _render(model: EUGenNerfModel, camera: Cameras) -> tuple[Tensor, float]:
     """The picture (height, width, 3) that a camera takes, and the seconds that it took."""
     device = torch.device(camera.device)
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     rgb = model.get_outputs_for_camera(camera)["rgb"]
-    _synchronize(device)
+    synchronize(device)
     return rgb, time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _cost(model: EUGenNerfModel) -> Cost:

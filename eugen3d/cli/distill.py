@@ -15,13 +15,13 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
+from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.distill import (
@@ -155,7 +155,7 @@ class Distill:
             )
             for name in fields
         }
-        with _progress_bar() as bar:
+        with progress_bar(CONSOLE, transient=False) as bar:
             total = sum(self._effort(task) for distiller in distillers.values() for task in distiller.tasks)
             shown = bar.add_task("solving", total=total)
             for name, distiller in distillers.items():
@@ -220,7 +220,7 @@ class Distill:
 
         state = progress.restore_refine(student)
         config = RefineConfig(steps=self.refine_steps, learning_rate=self.refine_learning_rate)
-        with _progress_bar() as bar:
+        with progress_bar(CONSOLE, transient=False) as bar:
             task = bar.add_task("refining end to end", total=self.refine_steps, completed=state.step)
             start = time.perf_counter()
 
@@ -334,11 +334,6 @@ def _manager(run: Run) -> VanillaDataManager:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _progress_bar() -> Progress:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=CONSOLE)
 
 
 def _print_result(result: dict[str, Any]) -> None:

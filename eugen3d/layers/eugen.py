@@ -7,7 +7,6 @@ weight again. The layer is kept as its two halves, `features` (x ↦ φ) and `re
 is nothing but composing one layer's readout with the next one's features.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from eugen3d.layers.features import (
     draw_uniform,
     num_projections,
 )
-from eugen3d.layers.kind import KindConfig, carry_over
+from eugen3d.layers.kind import KindConfig, KindLayer, carry_over
 from eugen3d.layers.readout import fit_readout
 
 
@@ -76,7 +75,7 @@ class EUGenConfig(KindConfig):
                 raise ValueError(f"{name} {value!r} is unknown, expected one of {', '.join(get_args(choices))}")
 
 
-class EUGenLinear(nn.Module):
+class EUGenLinear(KindLayer):
     """An EUGen layer in the place of `nn.Linear(in_features, out_features)` and, through Φ, of its activation.
 
     The projections start as drawn, scaled by 1/√d so that inputs with entries of unit variance have projections of
@@ -120,9 +119,7 @@ class EUGenLinear(nn.Module):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"widths are {in_features} and {out_features}, expected at least 1")
+        super().__init__(in_features, out_features)
         self.config = EUGenConfig(
             num_features, order, phi, use_norm, projection, shared, train_projections, bias, projection_rank
         )  # checks the rest
@@ -143,12 +140,6 @@ class EUGenLinear(nn.Module):
     def out_features(self) -> int:
         """l, length of an output."""
         return self.readout.out_features
-
-    @classmethod
-    def from_config(cls, config: EUGenConfig, in_features: int, out_features: int, **kwargs) -> "EUGenLinear":
-        """Build a freshly drawn layer; `kwargs` are `device`, `dtype` and `generator`."""
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        return cls(in_features, out_features, **fields, **kwargs)
 
     @classmethod
     def from_linear(

@@ -5,7 +5,6 @@
 The baseline that keeps all neurons. It is also the corner of the EUGen family with order 1, Φ = identity and no norm.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eugen3d.layers.features import Phi, draw_uniform
-from eugen3d.layers.kind import KindConfig, carry_over
+from eugen3d.layers.kind import KindConfig, KindLayer, carry_over
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class LowRankConfig(KindConfig):
             raise ValueError(f"rank is {self.rank}, expected at least 1")
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(KindLayer):
     """Two dense layers in the place of one, `up(down(x))`, without an activation.
 
     A fresh layer keeps the second moment of its input up to the factor 2 that a ReLU behind it halves again (He et
@@ -64,9 +63,7 @@ class LowRankLinear(nn.Module):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"widths are {in_features} and {out_features}, expected at least 1")
+        super().__init__(in_features, out_features)
         self.config = LowRankConfig(rank, bias)  # checks the rest
         like = {"device": device, "dtype": dtype}
         self.down = nn.Linear(in_features, rank, bias=False, **like)
@@ -82,12 +79,6 @@ class LowRankLinear(nn.Module):
     def out_features(self) -> int:
         """l, length of an output."""
         return self.up.out_features
-
-    @classmethod
-    def from_config(cls, config: LowRankConfig, in_features: int, out_features: int, **kwargs) -> "LowRankLinear":
-        """Build a freshly drawn layer; `kwargs` are `device`, `dtype` and `generator`."""
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        return cls(in_features, out_features, **fields, **kwargs)
 
     @classmethod
     def from_linear(

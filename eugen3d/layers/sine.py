@@ -3,7 +3,6 @@
 y = sin(ω₀ (W x + b))
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from eugen3d.layers.eugen_features import EUGenFeatures
 from eugen3d.layers.features import Phi, draw_uniform
-from eugen3d.layers.kind import KindConfig, carry_over
+from eugen3d.layers.kind import KindConfig, KindLayer, carry_over
 
 SinePosition = Literal["first", "hidden"]
 
@@ -57,7 +56,7 @@ class Sine(nn.Module):
         return f"omega_0={self.omega_0}"
 
 
-class SineLinear(nn.Module):
+class SineLinear(KindLayer):
     """A dense layer whose output, times ω₀, goes through a sine.
 
     The weights start in U(±1/d) where the layer is the first and in U(±√(6/d)/ω₀) elsewhere, which keeps the
@@ -89,9 +88,7 @@ class SineLinear(nn.Module):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"widths are {in_features} and {out_features}, expected at least 1")
+        super().__init__(in_features, out_features)
         self.config = SineConfig(omega_0, position, bias)  # checks the rest
         self.omega_0 = omega_0
         self.linear = nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
@@ -106,12 +103,6 @@ class SineLinear(nn.Module):
     def out_features(self) -> int:
         """l, length of an output."""
         return self.linear.out_features
-
-    @classmethod
-    def from_config(cls, config: SineConfig, in_features: int, out_features: int, **kwargs) -> "SineLinear":
-        """Build a freshly drawn layer; `kwargs` are `device`, `dtype` and `generator`."""
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        return cls(in_features, out_features, **fields, **kwargs)
 
     @classmethod
     def from_linear(

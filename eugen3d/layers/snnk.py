@@ -12,7 +12,6 @@ features of Rahimi & Recht (2007), sin(g·x + β) with Gaussian g and uniform ph
 the Gaussian kernel of the inputs for their product. What depends on f is left to the fitted or trained output matrix.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from eugen3d.layers.eugen_features import EUGenFeatures
 from eugen3d.layers.features import Phi, draw_projection, draw_uniform
-from eugen3d.layers.kind import KindConfig, carry_over
+from eugen3d.layers.kind import KindConfig, KindLayer, carry_over
 from eugen3d.layers.readout import fit_readout
 
 SNNKForm = Literal["relu", "fourier"]
@@ -59,7 +58,7 @@ class SNNKConfig(KindConfig):
             raise ValueError(f"form {self.form!r} is unknown, expected one of {', '.join(get_args(SNNKForm))}")
 
 
-class SNNKLinear(nn.Module):
+class SNNKLinear(KindLayer):
     """An SNNK layer in the place of `nn.Linear(in_features, out_features)` and of its activation.
 
     It is kept as `features` and `readout`, as an EUGen layer is: its features are EUGen features of order 1 without the
@@ -93,9 +92,7 @@ class SNNKLinear(nn.Module):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"widths are {in_features} and {out_features}, expected at least 1")
+        super().__init__(in_features, out_features)
         self.config = SNNKConfig(num_features, form, train_projections, bias)  # checks the rest
         like = {"device": device, "dtype": dtype}
         phi: Phi = "relu" if form == "relu" else "sine"
@@ -113,12 +110,6 @@ class SNNKLinear(nn.Module):
     def out_features(self) -> int:
         """l, length of an output."""
         return self.readout.out_features
-
-    @classmethod
-    def from_config(cls, config: SNNKConfig, in_features: int, out_features: int, **kwargs) -> "SNNKLinear":
-        """Build a freshly drawn layer; `kwargs` are `device`, `dtype` and `generator`."""
-        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        return cls(in_features, out_features, **fields, **kwargs)
 
     @classmethod
     def from_linear(

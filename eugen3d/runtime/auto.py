@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eugen3d.runtime.machine import cache_folder, machine_name
+from eugen3d.runtime.machine import cache_folder, machine_name, synchronize
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -102,10 +102,10 @@ class AutoModule(nn.Module):
         """The median of a few calls."""
         times = []
         for _ in range(REPEATS):
-            _wait_for(inputs[0].device)
+            synchronize(inputs[0].device)
             start = self._clock()
             self._backend(name)(*inputs)
-            _wait_for(inputs[0].device)
+            synchronize(inputs[0].device)
             times.append(self._clock() - start)
         return statistics.median(times)
 
@@ -143,8 +143,3 @@ def save_choice(machine: str, key: str, backend: str) -> None:
 
 def _choices_file() -> Path:
     return cache_folder() / "choices.json"
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -18,6 +18,12 @@ def machine_name() -> str:
     return f"{cpu_line('model name') or platform.processor() or platform.machine()}, torch {torch.__version__}"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a clock is right only then."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def cpu_line(*keys: str) -> str:
     """What the kernel says of the first processor under one of these keys; "" where it says nothing."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from eugen3d.runtime.machine import synchronize
+
 Call = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 
@@ -88,14 +90,9 @@ def _onednn_product(left: torch.Tensor, right: torch.Tensor) -> Call:
 
 
 def _seconds(call: Call, repeats: int, device: torch.device) -> float:
-    _wait_for(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         call()
-    _wait_for(device)
+    synchronize(device)
     return (time.perf_counter() - start) / repeats
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
