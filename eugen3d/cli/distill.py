@@ -3,10 +3,11 @@
 import copy
 import dataclasses
 import json
+import math
 import random
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,28 @@ from eugen3d.cli.files import write_whole
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import (
-    FieldDistiller,
+    HELD_OUT,
+    Distiller,
     FitConfig,
     LayerReport,
     LayerTask,
     LayerwiseConfig,
+    Network,
     RefineConfig,
     RefineState,
-    chosen_layers,
+    Start,
     refine,
     rows_needed,
 )
-from eugen3d.distill.layerwise import Start
-from eugen3d.fields import NerfField
-from eugen3d.layers import EUGenConfig, LayerConfig, fold
+from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig, fold
 from eugen3d.layers.features import Phi
-from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
+from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.nerf import EUGenNerfModel
+
+Chosen = dict[str, dict[str, LayerwiseConfig]]
+"""How layers are replaced, by network and site."""
 
 CONSOLE = Console()
 VALIDATION_RAYS = 2048
@@ -95,65 +101,53 @@ class Distill:
         layerwise = self._layerwise_config()
         random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
         run = load_run(self.load_config, self.device, test_mode="test")
-        teacher = run.pipeline.model
-        if not isinstance(teacher, EUGenNerfModel):
-            raise UsageError(f"{self.load_config}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
-        indices = self._chosen_layers(teacher)
+        teacher = teacher_of(run)
+        networks = teacher.networks()
+        layers = self._chosen_layers(run, networks, layerwise)
         progress = DistillProgress.open(self.output_dir, self._settings(run))
         try:
-            self._distil(run, teacher, indices, layerwise, progress)
+            self._distil(run, teacher, networks, layers, progress)
         except KeyboardInterrupt:
             CONSOLE.print(f"interrupted; what is done is kept in {progress.path}, the same command continues from it")
             raise
         progress.remove()
 
     def _distil(
-        self,
-        run: Run,
-        teacher: EUGenNerfModel,
-        indices: dict[str, tuple[int, ...]],
-        layerwise: LayerwiseConfig,
-        progress: "DistillProgress",
+        self, run: Run, teacher: NerfTeacher, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
     ) -> None:
-        model = run.config.pipeline.model
-        assert isinstance(model, EUGenNerfModelConfig)
-        config = dataclasses.replace(model)
-        if indices:
-            config.layer, config.replaced_layers = LayerConfig("eugen", layerwise.layer), indices["fine"]
-            config.coarse_replaced_layers = indices["coarse"] if indices["coarse"] != indices["fine"] else None
-        fields = self._solve(run, teacher, indices, layerwise, progress)
-        counts = {"teacher": _count(teacher.fields), "student": _count(fields)}
-        student = self._student(run, config, fields)
+        config = _distilled_config(run)
+        if layers:
+            config.layers = {
+                f"{teacher.paths[part]}.{site}": one.layer
+                for part, chosen in layers.items()
+                for site, one in chosen.items()
+            }
+        students = self._solve(run, teacher, networks, layers, progress)
+        counts = {"teacher": _count(networks), "student": _count(students)}
+        student = self._student(run, config, teacher, students)
         if self.refine_steps:
             config.merged = True
             self._refine(run, student, progress)
-        counts["folded"] = _count(fold(copy.deepcopy(student.fields)))
+        folded = {part: fold(copy.deepcopy(student.get_submodule(path))) for part, path in teacher.paths.items()}
+        counts["folded"] = _count(folded)
         self._save(run, config, student, progress, counts)
 
     def _solve(
-        self,
-        run: Run,
-        teacher: EUGenNerfModel,
-        indices: dict[str, tuple[int, ...]],
-        layerwise: LayerwiseConfig,
-        progress: "DistillProgress",
-    ) -> nn.ModuleDict:
-        """The fields with their layers replaced, one after the other; what is done comes from the progress file."""
-        if not indices:
-            return teacher.fields
-        fields = progress.restore_layers(teacher.fields, indices, layerwise.layer)
+        self, run: Run, teacher: NerfTeacher, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
+    ) -> dict[str, Network]:
+        """The networks with their layers replaced, one after the other; what is done comes from the progress file."""
+        if not layers:
+            return networks
+        kinds = {part: {site: one.layer for site, one in chosen.items()} for part, chosen in layers.items()}
+        students = progress.restore_layers(networks, kinds)
         if progress.reports:
-            return fields
+            return students
         start = time.perf_counter()
-        needed = max(_rows_needed(_field(teacher.fields, name), indices[name], layerwise) for name in fields)
-        rows = sample_rows(_manager(run), teacher, self.sampling, needed, self.seed)
+        rows = sample_rows(_manager(run), teacher, self.sampling, _rows_needed(networks, kinds), self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
         fit = FitConfig(self.fit_steps, self.fit_sweeps, learning_rate=self.fit_learning_rate)
         distillers = {
-            name: FieldDistiller(
-                _field(teacher.fields, name), _field(fields, name), indices[name], rows[name], layerwise, fit
-            )
-            for name in fields
+            part: Distiller(networks[part], students[part], layers[part], rows[part], fit) for part in networks
         }
         with progress_bar(CONSOLE, transient=False) as bar:
             total = sum(self._effort(task) for distiller in distillers.values() for task in distiller.tasks)
@@ -168,43 +162,45 @@ class Distill:
                         raise UsageError(f"{self.load_config}: {name}: {error}") from None
                     bar.update(shown, completed=reached)
         progress.reports = [
-            self._entry(name, report) for name, distiller in distillers.items() for report in distiller.reports()
+            self._entry(name, distiller, report)
+            for name, distiller in distillers.items()
+            for report in distiller.reports()
         ]
-        return fields
+        return students
 
     def _carry_out(
         self,
-        field: str,
+        part: str,
         task: LayerTask,
-        distiller: FieldDistiller,
+        distiller: Distiller,
         progress: DistillProgress,
         on_step: Callable[[], None],
     ) -> None:
         """Do what is to be done to one layer, unless it was done before, and keep the layer."""
-        name = f"{field}.{task}"
+        name = f"{part}.{task}"
         if name in progress.done:
             return
         start = time.perf_counter()
         distiller.run(task, torch.Generator().manual_seed(hash_seed(self.seed, name)), on_step)
         progress.seconds["fit" if task.action == "fit" else "solve"] += time.perf_counter() - start
-        progress.add(name, f"{field}.{task.layer}", distiller.student.chains[task.layer])
+        progress.add(name, f"{part}.{task.layer}", distiller.student.layer(task.layer))
 
     def _effort(self, task: LayerTask) -> int:
         return self.fit_steps if task.action == "fit" else 1
 
-    def _entry(self, field: str, report: LayerReport) -> dict[str, Any]:
+    def _entry(self, part: str, distiller: Distiller, report: LayerReport) -> dict[str, Any]:
         """A layer's row in `distill.json`."""
         return {
-            "name": f"{field}.trunk.{report.index}",
+            "name": f"{part}.{report.name}",
             "num_features": self.num_features,
             "order": self.order,
-            "rows": report.rows,
+            "rows": distiller.num_rows,
             "relative_error": report.relative_error,
         }
 
     def _refine(self, run: Run, student: EUGenNerfModel, progress: "DistillProgress") -> None:
         """Polish the folded student on the photographs' rays, in place."""
-        fold(student.fields)
+        fold(student)
         manager = _manager(run)
         validation = self._batch(manager, 1, VALIDATION_RAYS)
 
@@ -245,17 +241,25 @@ class Distill:
         manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
         return manager.next_train(number)
 
-    def _student(self, run: Run, config: EUGenNerfModelConfig, fields: nn.ModuleDict) -> EUGenNerfModel:
-        """A model of the student's configuration with these fields."""
+    def _student(
+        self, run: Run, config: DistilledModelConfig, teacher: NerfTeacher, networks: dict[str, Network]
+    ) -> EUGenNerfModel:
+        """A model of the student's configuration with these fields, and all else as the teacher has it."""
         dataset = _manager(run).train_dataset
-        student = config.setup(scene_box=dataset.scene_box, num_train_data=len(dataset), metadata=dataset.metadata)
-        student.fields.load_state_dict(fields.state_dict())
+        kwargs = {"num_train_data": len(dataset), "metadata": dataset.metadata}
+        student = config.setup(scene_box=dataset.scene_box, **kwargs)
+        assert isinstance(student, EUGenNerfModel)
+        state = teacher.model.state_dict()
+        for part, path in teacher.paths.items():
+            state = {key: value for key, value in state.items() if not key.startswith(f"{path}.")}
+            state |= networks[part].module.state_dict(prefix=f"{path}.")
+        student.load_state_dict(state)
         return student.to(run.pipeline.model.device).eval()
 
     def _save(
         self,
         run: Run,
-        config: EUGenNerfModelConfig,
+        config: DistilledModelConfig,
         student: EUGenNerfModel,
         progress: "DistillProgress",
         counts: dict[str, int],
@@ -268,28 +272,30 @@ class Distill:
         _print_result(result)
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and distill.json", soft_wrap=True)
 
-    def _chosen_layers(self, teacher: EUGenNerfModel) -> dict[str, tuple[int, ...]]:
-        """Trunk layers to replace, for every field; none at all for a refinement alone."""
+    def _chosen_layers(self, run: Run, networks: dict[str, Network], layerwise: LayerwiseConfig) -> Chosen:
+        """Layers to replace, for every network; none at all for a refinement alone."""
         if self.layers == ("none",):
             if not self.refine_steps:
                 raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
             return {}
-        if teacher.config.layer.kind != "linear":
+        kind = _replaced_kind(run)
+        if kind is not None:
             raise UsageError(
-                f"{self.load_config}: its layers are {teacher.config.layer.kind!r} already, expected 'linear' "
-                "ones; --layers none refines it"
+                f"{self.load_config}: its layers are {kind!r} already, expected 'linear' ones; --layers none refines it"
             )
-        coarse = self.layers if self.coarse_layers == ("same",) else self.coarse_layers
-        indices = {}
-        for name, flag, layers in (("fine", "--layers", self.layers), ("coarse", "--coarse-layers", coarse)):
-            field = _field(teacher.fields, name)
+        chosen: Chosen = {}
+        for part, network in networks.items():
+            flag, layers = "--layers", self.layers
+            if part == "coarse" and self.coarse_layers != ("same",):
+                flag, layers = "--coarse-layers", self.coarse_layers
             try:
-                indices[name] = chosen_layers(field, None if layers == ("auto",) else layers)
+                names = network.chosen(None if layers == ("auto",) else layers)
             except ValueError as error:
                 raise UsageError(f"{flag}: {error}") from None
-            if not indices[name]:
-                raise UsageError(f"{self.load_config}: {name} has no dense layer to replace, expected at least one")
-        return indices
+            if not names:
+                raise UsageError(f"{self.load_config}: {part} has no dense layer to replace, expected at least one")
+            chosen[part] = dict.fromkeys(names, layerwise)
+        return chosen
 
     def _layerwise_config(self) -> LayerwiseConfig:
         for name in ("fit_steps", "fit_sweeps", "refine_steps"):
@@ -315,15 +321,31 @@ def hash_seed(*parts: Any) -> int:
     return zlib.crc32(repr(parts).encode())
 
 
-def _rows_needed(field: NerfField, indices: tuple[int, ...], config: LayerwiseConfig) -> int:
-    widths = [field.get_parameter(f"trunk.{index}.0.weight").shape[1] for index in indices]
-    return max(rows_needed(config.layer, width) for width in widths)
+def _rows_needed(networks: dict[str, Network], kinds: dict[str, dict[str, KindConfig]]) -> int:
+    """Rows of a network that no solve can do without, those that are held out included."""
+    most = max(
+        rows_needed(kind, networks[part].dense(site).in_features)
+        for part, layers in kinds.items()
+        for site, kind in layers.items()
+    )
+    return math.ceil(most * HELD_OUT / (HELD_OUT - 1))
 
 
-def _field(fields: nn.ModuleDict, name: str) -> NerfField:
-    field = fields[name]
-    assert isinstance(field, NerfField)
-    return field
+def _distilled_config(run: Run) -> DistilledModelConfig:
+    """What a student's configuration starts from: the teacher's model with no layer replaced, or the student's own."""
+    model = run.config.pipeline.model
+    if isinstance(model, DistilledModelConfig):
+        return dataclasses.replace(model)
+    return DistilledModelConfig(teacher=model)
+
+
+def _replaced_kind(run: Run) -> str | None:
+    """The kind of the layers that stand where dense ones would; None where all are dense."""
+    model = run.config.pipeline.model
+    if isinstance(model, DistilledModelConfig):
+        return "distilled"
+    layer = getattr(model, "layer", None)
+    return layer.kind if isinstance(layer, LayerConfig) and layer.kind != "linear" else None
 
 
 def _manager(run: Run) -> VanillaDataManager:
@@ -332,8 +354,9 @@ def _manager(run: Run) -> VanillaDataManager:
     return manager
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _count(networks: Mapping[str, Network | nn.Module]) -> int:
+    modules = (part.module if isinstance(part, Network) else part for part in networks.values())
+    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """What `eugen3d distill` has done so far, kept in a file beside its output folder."""
 
-import copy
 import io
 import json
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
-from eugen3d.distill import RefineState
-from eugen3d.layers import EUGenConfig, make_layer
+from eugen3d.distill import Network, RefineState
+from eugen3d.layers import KindConfig
 
 
 class DistillProgress:
@@ -59,24 +59,20 @@ class DistillProgress:
         return progress
 
     def restore_layers(
-        self, teacher: nn.ModuleDict, indices: dict[str, tuple[int, ...]], config: EUGenConfig
-    ) -> nn.ModuleDict:
-        """A copy of the teacher's fields in which what was done is in place.
+        self, teachers: Mapping[str, Network], chosen: Mapping[str, Mapping[str, KindConfig]]
+    ) -> dict[str, Network]:
+        """Copies of the teacher's networks in which what was done is in place.
 
         Args:
-            indices: trunk layers that are replaced, for every field.
+            chosen: what is put in the place of which layers, by network and site.
         """
-        fields = copy.deepcopy(teacher)
+        students = {name: network.copy() for name, network in teachers.items()}
         for name, state in self.layers.items():
-            field, _, part = name.partition(".")
-            module = fields[field].get_submodule(part)
-            if part in [f"trunk.{index}" for index in indices[field]]:
-                dense, trunk = module.get_submodule("0"), fields[field].get_submodule("trunk")
-                assert isinstance(dense, nn.Linear) and isinstance(trunk, nn.ModuleList)
-                module = make_layer(config, dense.in_features, dense.out_features).to(dense.weight).eval()
-                trunk[int(part.removeprefix("trunk."))] = module
-            module.load_state_dict(state)
-        return fields
+            part, _, site = name.partition(".")
+            if site in chosen[part]:
+                students[part].place_drawn(site, chosen[part][site])
+            students[part].layer(site).load_state_dict(state)
+        return students
 
     def add(self, task: str, name: str, module: nn.Module) -> None:
         """Keep a layer to which something was done."""

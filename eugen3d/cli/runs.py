@@ -21,6 +21,7 @@ from torch import Tensor
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.files import naming, whole_folder
+from eugen3d.models.distilled import DistilledModelConfig
 
 __all__ = ["Run", "RunConfig", "UsageError", "load_config", "load_run", "resolve_device", "save_run"]
 
@@ -91,10 +92,12 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
     config = load_config(config_path)
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = _read_state(checkpoint)
+    model = config.pipeline.model
+    settings = model.teacher if isinstance(model, DistilledModelConfig) else model
     for key, value in model_overrides.items():
-        if not hasattr(config.pipeline.model, key):
+        if not hasattr(settings, key):
             raise UsageError(f"{config_path}: method {config.method_name!r} has no model setting {key!r}")
-        setattr(config.pipeline.model, key, value)
+        setattr(settings, key, value)
     # a copy, since nerfstudio writes tensors into the configuration of what it sets up
     pipeline: VanillaPipeline = copy.deepcopy(config.pipeline).setup(device=target, test_mode=test_mode)
     _check_state(checkpoint, state, pipeline.state_dict())

@@ -12,8 +12,8 @@ from rich.progress import track
 from torch import Tensor
 
 from eugen3d.cli.errors import UsageError
+from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.distill import RaySamples, Rows, draw_rows, shuffle_rows
-from eugen3d.models.nerf import EUGenNerfModel
 
 RAYS_PER_BATCH = 1024
 
@@ -45,9 +45,9 @@ class SamplingConfig:
 
 
 def sample_rows(
-    manager: VanillaDataManager, model: EUGenNerfModel, config: SamplingConfig, needed: int, seed: int
+    manager: VanillaDataManager, teacher: NerfTeacher, config: SamplingConfig, needed: int, seed: int
 ) -> dict[str, Rows]:
-    """Rows of every field of a model, the same ones for the same seed.
+    """Rows of every field of a teacher, the same ones for the same seed.
 
     Args:
         needed: rows that the solve cannot do without.
@@ -60,17 +60,17 @@ def sample_rows(
     if config.downscale_factor > 1:
         cameras.rescale_output_resolution(1.0 / config.downscale_factor)
     pixels = _draw_pixels(cameras.height.flatten(), cameras.width.flatten(), config, generator)
-    fewest = min(model.config.num_coarse_samples, model.config.num_importance_samples) * len(pixels)
+    fewest = teacher.fewest_samples * len(pixels)
     if fewest < needed:
         raise UsageError(
             f"--sampling.num-rays: {len(pixels)} rays give {fewest} rows, expected at least {needed} for "
             "--num-features; take more rays, images or pixels, or fewer features"
         )
-    kept: dict[str, list[Rows]] = {name: [] for name in model.fields}
+    kept: dict[str, list[Rows]] = {name: [] for name in teacher.paths}
     share = max(config.pair_fraction, min(1.0, 1.02 * needed / fewest))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for seen in _seen_along(model, RayGenerator(cameras.to(model.device)), pixels):
+        for seen in _seen_along(teacher, RayGenerator(cameras.to(teacher.model.device)), pixels):
             for name, batch in seen.items():
                 kept[name].append(draw_rows(batch, share, config.weighted_fraction, generator))
     return {name: shuffle_rows(parts, generator) for name, parts in kept.items()}
@@ -90,8 +90,7 @@ def _draw_pixels(heights: Tensor, widths: Tensor, config: SamplingConfig, genera
     return torch.stack([images[which], within // image_widths, within % image_widths], dim=1)
 
 
-def _seen_along(model: EUGenNerfModel, generate: RayGenerator, pixels: Tensor) -> Iterator[dict[str, RaySamples]]:
+def _seen_along(teacher: NerfTeacher, generate: RayGenerator, pixels: Tensor) -> Iterator[dict[str, RaySamples]]:
     batches = pixels.split(RAYS_PER_BATCH)
     for batch in track(batches, description="sampling the teacher", transient=True):
-        rays = generate(batch.to(model.device))
-        yield {name: RaySamples(*seen) for name, seen in model.field_samples(rays).items()}
+        yield teacher.samples(generate(batch.to(teacher.model.device)))

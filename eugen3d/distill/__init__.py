@@ -1,32 +1,39 @@
 """Distillation: from a teacher's rays to a student of EUGen layers, in closed form first, by gradients where asked."""
 
-from eugen3d.distill.field import FieldDistiller, LayerTask
-from eugen3d.distill.fit import FieldLoss, FitConfig, fit_layer
+from eugen3d.distill.distiller import Distiller, LayerTask
+from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer
 from eugen3d.distill.layerwise import (
     LayerReport,
     LayerwiseConfig,
-    chosen_layers,
+    Start,
     refit_dense,
     replace_layer,
     report_layer,
     rows_needed,
-    training_rows,
 )
-from eugen3d.distill.rays import RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill.network import Batch, Network, Reader
+from eugen3d.distill.problem import LayerProblem
+from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 
 __all__ = [
-    "FieldDistiller",
+    "HELD_OUT",
+    "Batch",
+    "Distiller",
     "FieldLoss",
     "FitConfig",
+    "LayerProblem",
     "LayerReport",
     "LayerTask",
     "LayerwiseConfig",
+    "Loss",
+    "Network",
     "RaySamples",
+    "Reader",
     "RefineConfig",
     "RefineState",
     "Rows",
-    "chosen_layers",
+    "Start",
     "draw_rows",
     "fit_layer",
     "refine",
@@ -35,5 +42,4 @@ __all__ = [
     "report_layer",
     "rows_needed",
     "shuffle_rows",
-    "training_rows",
 ]

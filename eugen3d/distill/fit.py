@@ -1,6 +1,7 @@
-"""Gradient steps on one layer at a time, for what its field gives at the rows.
+"""Gradient steps on one layer at a time, for what its network gives at the end.
 
-While a layer moves, all others stay as they are. With the teacher's values marked t, what is minimised over rows is
+While a layer moves, all others stay as they are. Of a field, with the teacher's values marked t, what is minimised over
+rows is
 
     E (α − α_t)² / var α_t  +  E v ‖c − c_t‖² / E v var c_t
 
@@ -10,11 +11,12 @@ row's colour shows in the picture (`eugen3d.distill.rays`). Only the rows are ne
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eugen3d.distill.problem import CHUNK_ROWS, LayeredField
+from eugen3d.distill.network import Batch, Network
 from eugen3d.distill.rays import Rows
 from eugen3d.training import Muon, has_bfloat16
 
@@ -35,57 +37,74 @@ class FitConfig:
     """Muon's, decayed to zero along a cosine for every layer anew."""
 
 
+class Loss(Protocol):
+    """What a network's outputs differ from the teacher's, at rows that it draws."""
+
+    def __call__(self, network: Network, generator: torch.Generator, num_rows: int, /) -> Tensor:
+        """The loss at so many rows, with a graph."""
+        ...
+
+
 class FieldLoss:
-    """What a field's opacity and colour at some rows differ from the teacher's."""
+    """What a field's opacity and colour differ from the teacher's at some rows of its rays.
+
+    Args:
+        teacher: a field whose outputs begin with density (n,) and rgb (n, 3).
+        rows: those that may be drawn.
+    """
 
     @torch.no_grad()
-    def __init__(self, teacher: LayeredField, rows: Rows) -> None:
+    def __init__(self, teacher: Network, rows: Rows) -> None:
         self.rows = rows
         self.delta = rows.deltas.mean()
-        chunks = zip(rows.positions.split(CHUNK_ROWS), rows.directions.split(CHUNK_ROWS), strict=True)
-        values = [self._opacity_and_rgb(teacher, *chunk) for chunk in chunks]
+        values = [self._opacity_and_rgb(teacher, batch) for batch in rows.batches()]
         self.opacity, self.rgb = (torch.cat(parts) for parts in zip(*values, strict=True))
         visibility = rows.visibility[:, None]
         mean = (visibility * self.rgb).mean(dim=0) / visibility.mean().clamp(min=1e-8)
         self.rgb_scale = (visibility * (self.rgb - mean).square()).mean().clamp(min=1e-8)
         self.opacity_scale = self.opacity.var().clamp(min=1e-8)
 
-    def __call__(self, field: LayeredField, batch: Tensor) -> Tensor:
-        """The loss of a field at the rows whose numbers (n,) are given."""
-        opacity, rgb = self._opacity_and_rgb(field, self.rows.positions[batch], self.rows.directions[batch])
-        in_opacity = (opacity - self.opacity[batch]).square().mean()
-        in_rgb = (self.rows.visibility[batch, None] * (rgb - self.rgb[batch]).square()).mean()
+    def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
+        chosen = torch.randint(len(self.rows), (num_rows,), generator=generator)
+        return self.at(network, chosen.to(self.rgb.device))
+
+    def at(self, network: Network, chosen: Tensor) -> Tensor:
+        """The loss at the rows whose numbers (n,) are given."""
+        rows = self.rows[chosen]
+        opacity, rgb = self._opacity_and_rgb(network, rows.inputs)
+        in_opacity = (opacity - self.opacity[chosen]).square().mean()
+        in_rgb = (rows.visibility[:, None] * (rgb - self.rgb[chosen]).square()).mean()
         return in_opacity / self.opacity_scale + in_rgb / self.rgb_scale
 
-    def _opacity_and_rgb(self, field: LayeredField, positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        density, rgb = field(positions, directions)
+    def _opacity_and_rgb(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+        density, rgb = network(batch)[:2]
         return -torch.expm1(-density.float() * self.delta), rgb.float()
 
 
 def fit_layer(
-    field: LayeredField,
-    layer: nn.Module,
-    loss_of: FieldLoss,
+    network: Network,
+    name: str,
+    loss_of: Loss,
     config: FitConfig,
     generator: torch.Generator,
     sweep: int = 0,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Fit the parameters of one layer of a field, in place.
+    """Fit the parameters of one layer of a network, in place.
 
     Args:
+        name: the layer's site.
         sweep: how many times the layers were gone through before.
         on_step: called after every step.
     """
-    parameters = [p for p in layer.parameters() if p.requires_grad]
+    parameters = [p for p in network.layer(name).parameters() if p.requires_grad]
     optimizer = Muon(parameters, lr=config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-    device, count = loss_of.rgb.device, len(loss_of.rgb)
+    device = parameters[0].device
     in_bfloat16 = has_bfloat16(device)
     for _ in range(config.steps):
-        batch = torch.randint(count, (config.batch_rows,), generator=generator).to(device)
         with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
-            loss = loss_of(field, batch)
+            loss = loss_of(network, generator, config.batch_rows)
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         optimizer.step()

@@ -5,20 +5,24 @@ where pixels come from; rows drawn evenly keep it right in empty and hidden spac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from eugen3d.distill.network import Batch
+
+CHUNK_ROWS = 1 << 14
+HELD_OUT = 8
+"""One row in so many is kept for the errors that are reported."""
 
 
 @dataclass
 class RaySamples:
     """What a teacher's field saw along a batch of rays."""
 
-    positions: Tensor
-    """Sample positions in scene units, (rays, samples, 3)."""
-    directions: Tensor
-    """Unit view directions, (rays, samples, 3)."""
+    inputs: tuple[Tensor, ...]
+    """What the field takes at every sample, such as positions and view directions, (rays, samples, …) each."""
     weights: Tensor
     """Rendering weights, (rays, samples)."""
     deltas: Tensor
@@ -29,10 +33,8 @@ class RaySamples:
 class Rows:
     """Points at which a field is distilled."""
 
-    positions: Tensor
-    """In scene units, (n, 3)."""
-    directions: Tensor
-    """Unit view directions, (n, 3)."""
+    inputs: tuple[Tensor, ...]
+    """What the field takes, such as positions and view directions, (n, …) each."""
     deltas: Tensor
     """Lengths of the intervals in scene units, (n,)."""
     visibility: Tensor
@@ -40,10 +42,19 @@ class Rows:
     picture shows. Its expectation is 1."""
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.deltas)
 
-    def __getitem__(self, part: slice) -> "Rows":
-        return Rows(*(getattr(self, field.name)[part] for field in fields(self)))
+    def __getitem__(self, part: slice | Tensor) -> "Rows":
+        return Rows(tuple(x[part] for x in self.inputs), self.deltas[part], self.visibility[part])
+
+    def batches(self, num_rows: int = CHUNK_ROWS) -> list[Batch]:
+        """The inputs in batches of so many rows; views, no copies."""
+        return list(zip(*(x.split(num_rows) for x in self.inputs), strict=True))
+
+    def split(self) -> tuple["Rows", "Rows"]:
+        """The rows that solves and fits may see, and those that are held out."""
+        count = len(self) // HELD_OUT
+        return self[count:], self[:count]
 
 
 def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
@@ -60,12 +71,11 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
     if weighted:
         by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
         chosen = torch.cat([chosen, by_weight])
-    chosen = chosen.to(samples.positions.device)
+    chosen = chosen.to(weights.device)
     share = weights[chosen] / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     density = (count - weighted) / count / len(weights) + weighted / count * share
     return Rows(
-        samples.positions.reshape(-1, 3)[chosen],
-        samples.directions.reshape(-1, 3)[chosen],
+        tuple(x.flatten(0, 1)[chosen] for x in samples.inputs),
         samples.deltas.flatten()[chosen],
         share / density.clamp(min=torch.finfo(weights.dtype).tiny),
     )
@@ -73,6 +83,7 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
 
 def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
     """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole."""
-    order = torch.randperm(sum(map(len, parts)), generator=generator).to(parts[0].positions.device)
-    names = (field.name for field in fields(Rows))
-    return Rows(*(torch.cat([getattr(part, name) for part in parts])[order] for name in names))
+    order = torch.randperm(sum(map(len, parts)), generator=generator).to(parts[0].deltas.device)
+    inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
+    deltas, visibility = (torch.cat([getattr(part, name) for part in parts]) for name in ("deltas", "visibility"))
+    return Rows(inputs, deltas, visibility)[order]

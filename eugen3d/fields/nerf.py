@@ -6,7 +6,6 @@
 Every hidden layer of the trunk is of the kind that its configuration chooses.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,15 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eugen3d.layers import (
-    KindConfig,
-    LayerConfig,
-    LinearConfig,
-    first_matrix,
-    fold_sequential,
-    make_layer,
-    push_readout,
-)
+from eugen3d.layers import KindConfig, LayerConfig, LayerStack, LinearConfig, Link, fold_links, make_layer
 
 
 @dataclass(frozen=True)
@@ -87,11 +78,10 @@ class NerfField(nn.Module):
         self.encode_position = FrequencyEncoding(config.num_position_frequencies)
         self.encode_direction = FrequencyEncoding(config.num_direction_frequencies)
         encoded, width = self.encode_position.out_dim, config.layer_width
-        self._skip = config.skip
-        self.trunk = nn.ModuleList()
-        for index in range(config.num_layers):
-            in_dim = encoded if index == 0 else width + (encoded if self._has_skip(index) else 0)
-            self.trunk.append(make_layer(config.layer_at(index), in_dim, width))
+        skips = {config.skip} - {0}
+        in_dims = [encoded, *(width + encoded * (index in skips) for index in range(1, config.num_layers))]
+        layers = (make_layer(config.layer_at(index), in_dim, width) for index, in_dim in enumerate(in_dims))
+        self.trunk = LayerStack(layers, skips)
         self.density_head = nn.Sequential(nn.Linear(width, 1))
         self.feature = nn.Sequential(nn.Linear(width, width))
         self.view = make_layer(LinearConfig(), width + self.encode_direction.out_dim, config.view_width)
@@ -102,66 +92,23 @@ class NerfField(nn.Module):
     def forward(
         self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        hidden = encoded = self.encode_position(positions)
-        for index, layer in enumerate(self.trunk):
-            hidden = layer(self.trunk_input(index, encoded, hidden))
+        hidden = self.trunk(self.encode_position(positions))
         density = F.softplus(self.density_head(hidden).squeeze(-1))
         view = self.view(torch.cat([self.feature(hidden), self.encode_direction(directions).to(hidden.dtype)], dim=-1))
         return density, self.rgb_head(view).sigmoid()
 
-    def trunk_input(
-        self, index: int, encoded: Float[Tensor, "n encoded"], hidden: Float[Tensor, "n width"]
-    ) -> Float[Tensor, "n in_dim"]:
-        """What trunk layer `index` sees, given the encoded positions and the output of the layer before."""
-        return torch.cat([encoded, hidden.to(encoded.dtype)], dim=-1) if self._has_skip(index) else hidden
+    def links(self) -> list[Link]:
+        """Every chain of the field with the chains that take its output and the columns where they take it."""
+        last = self.trunk[-1]
+        assert isinstance(last, nn.Sequential)
+        return [
+            *self.trunk.links(),
+            (last, [(self.density_head, slice(None)), (self.feature, slice(None))]),
+            (self.feature, [(self.view, slice(0, -self.encode_direction.out_dim))]),
+            (self.view, [(self.rgb_head, slice(None))]),
+        ]
 
-    def readers(self, index: int) -> Tensor:
-        """The matrix (outputs, width) that reads trunk layer `index`'s output; the density's row comes first."""
-        if index == len(self.trunk) - 1:
-            readers: list[nn.Module] = list(self.heads.values())
-        else:
-            readers = [self.trunk[index + 1]]
-        return torch.cat([first_matrix(reader) for reader in readers])[:, -self.config.layer_width :]
-
-    @property
-    def heads(self) -> dict[str, nn.Sequential]:
-        """The linear maps of the trunk's output."""
-        return {"density_head": self.density_head, "feature": self.feature}
-
-    @property
-    def chains(self) -> dict[str, nn.Sequential]:
-        """Every layer with its activation, by name, in the order of evaluation."""
-        trunk = {f"trunk.{index}": chain for index, chain in enumerate(self.trunk)}
-        chains = {**trunk, **self.heads, "view": self.view, "rgb_head": self.rgb_head}
-        return {name: chain for name, chain in chains.items() if isinstance(chain, nn.Sequential)}
-
-    @torch.no_grad()
     def fold_(self) -> None:
         """Fold in place: every readout is merged into the layers that take it (see `eugen3d.layers.fold`)."""
-        has_merged = True
-        while has_merged:  # a readout that was pushed into a chain may merge with what follows there
-            for chain in self.chains.values():
-                fold_sequential(chain)
-            has_merged = sum(push_readout(producer, consumers) for producer, consumers in self._links()) > 0
-
-    def join_(self) -> None:
-        """Join the trunk's chains in place, up to the skip and from there on, for evaluation alone.
-
-        A runtime then has as few chains as there can be, and activations stay inside them.
-        """
-        parts = [self.trunk[: self._skip], self.trunk[self._skip :]] if self._skip else [self.trunk]
-        self.trunk = nn.ModuleList(nn.Sequential(*part) for part in parts)
-        self._skip = min(self._skip, 1)
-
-    def _links(self) -> Sequence[tuple[nn.Sequential, list[tuple[nn.Sequential, slice]]]]:
-        """Every chain of the field with the chains that take its output and the columns where they take it."""
-        encoded, links = self.encode_position.out_dim, []
-        for index in range(1, len(self.trunk)):
-            columns = slice(encoded, None) if self._has_skip(index) else slice(None)
-            links.append((self.trunk[index - 1], [(self.trunk[index], columns)]))
-        links.append((self.trunk[-1], [(self.density_head, slice(None)), (self.feature, slice(None))]))
-        view_columns = slice(0, -self.encode_direction.out_dim)
-        return [*links, (self.feature, [(self.view, view_columns)]), (self.view, [(self.rgb_head, slice(None))])]
-
-    def _has_skip(self, index: int) -> bool:
-        return index > 0 and index == self._skip
+        trunk = [chain for chain in self.trunk if isinstance(chain, nn.Sequential)]
+        fold_links([*trunk, self.density_head, self.feature, self.view, self.rgb_head], self.links)

@@ -6,7 +6,7 @@ from eugen3d.layers.config import LayerConfig
 from eugen3d.layers.convert import convert, layer_status
 from eugen3d.layers.eugen import EUGenConfig, EUGenLinear
 from eugen3d.layers.eugen_features import EUGenFeatures
-from eugen3d.layers.fold import fold, fold_sequential, push_readout
+from eugen3d.layers.fold import Link, fold, fold_links, fold_sequential, push_readout
 from eugen3d.layers.kind import KindConfig
 from eugen3d.layers.linear import LinearConfig
 from eugen3d.layers.low_rank import LowRankConfig, LowRankLinear
@@ -14,7 +14,9 @@ from eugen3d.layers.maps import first_matrix
 from eugen3d.layers.patterns import Pattern, Patterns
 from eugen3d.layers.registry import kind_of, layer_from_linear, make_activation, make_layer
 from eugen3d.layers.sine import Sine, SineConfig, SineLinear
+from eugen3d.layers.sites import Site, find_sites, place_drawn, place_layer
 from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
+from eugen3d.layers.stack import LayerStack
 from eugen3d.layers.structure import num_products
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "EUGenLinear",
     "KindConfig",
     "LayerConfig",
+    "LayerStack",
     "LinearConfig",
+    "Link",
     "LowRankConfig",
     "LowRankLinear",
     "Pattern",
@@ -33,11 +37,14 @@ __all__ = [
     "Sine",
     "SineConfig",
     "SineLinear",
+    "Site",
     "bernstein_coefficients",
     "compose",
     "convert",
+    "find_sites",
     "first_matrix",
     "fold",
+    "fold_links",
     "fold_sequential",
     "kind_of",
     "layer_from_linear",
@@ -45,5 +52,7 @@ __all__ = [
     "make_activation",
     "make_layer",
     "num_products",
+    "place_drawn",
+    "place_layer",
     "push_readout",
 ]

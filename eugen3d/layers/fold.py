@@ -6,7 +6,7 @@ The following layer's norm input ‖y‖₂, y = W φ + b, is kept without formi
 triangular factor of [W b] (EUGens 2025, section 3). All products are formed in float64.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -29,6 +29,8 @@ from eugen3d.layers.structure import (
 )
 
 Consumer = tuple[nn.Sequential, slice]
+Link = tuple[nn.Sequential, list[Consumer]]
+"""A chain with all that takes its output, each with the columns of its input where that output stands."""
 
 
 @torch.no_grad()
@@ -113,6 +115,19 @@ def push_readout(producer: nn.Sequential, consumers: Sequence[Consumer]) -> bool
     for chain, kept in changed:
         _assign(chain, kept)
     return True
+
+
+def fold_links(chains: Sequence[nn.Sequential], links: Callable[[], Sequence[Link]]) -> None:
+    """Fold chains in place and push their readouts into what takes them, until nothing merges any more.
+
+    Args:
+        links: what is linked to what; asked anew after every merge, since columns can change.
+    """
+    has_merged = True
+    while has_merged:  # a readout that was pushed into a chain may merge with what follows there
+        for chain in chains:
+            fold_sequential(chain)
+        has_merged = sum(push_readout(producer, consumers) for producer, consumers in links()) > 0
 
 
 def _merge(inner: nn.Module, outers: Sequence[tuple[nn.Module, slice]]) -> list[nn.Module] | None:

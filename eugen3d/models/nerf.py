@@ -36,10 +36,8 @@ class EUGenNerfModelConfig(ModelConfig):
     """Kind and settings of the replaced layers."""
     replaced_layers: tuple[int, ...] = (1, 2, 3)
     """Trunk layers, counted from 0, that are of that kind; the others are dense."""
-    coarse_replaced_layers: tuple[int, ...] | None = None
-    """The same for the coarse field, where it is not to have the fine one's."""
     merged: bool = False
-    """Whether the fields are kept folded, as `eugen3d distill --refine-steps` leaves them."""
+    """Whether the fields are folded from the start: thinner, no longer over-parametrised."""
     num_layers: int = 8
     """Hidden layers of the trunk."""
     layer_width: int = 256
@@ -63,16 +61,15 @@ class EUGenNerfModelConfig(ModelConfig):
     runtime: Backend = "eager"
     """How rendering evaluates the folded fields."""
 
-    def field_config(self, name: str) -> NerfFieldConfig:
-        """The configuration of a field, "coarse" or "fine"."""
-        replaced = self.coarse_replaced_layers if name == "coarse" else None
+    def field_config(self) -> NerfFieldConfig:
+        """The configuration of either field."""
         return NerfFieldConfig(
             num_layers=self.num_layers,
             layer_width=self.layer_width,
             view_width=self.view_width,
             skip=self.num_layers // 2 if self.num_layers > 4 else 0,
             layer=self.layer,
-            replaced_layers=tuple(self.replaced_layers if replaced is None else replaced),
+            replaced_layers=tuple(self.replaced_layers),
             merged=self.merged,
         )
 
@@ -85,7 +82,7 @@ class EUGenNerfModel(Model):
     def populate_modules(self) -> None:
         """Build the fields, samplers and renderers."""
         self.collider = BoundedCollider(self.config.near_plane, self.config.far_plane, self.config.bounding_radius)
-        self.fields = nn.ModuleDict({name: NerfField(self.config.field_config(name)) for name in ("coarse", "fine")})
+        self.fields = nn.ModuleDict({name: NerfField(self.config.field_config()) for name in ("coarse", "fine")})
         self.sampler_uniform = UniformSampler(num_samples=self.config.num_coarse_samples)
         self.sampler_pdf = PDFSampler(num_samples=self.config.num_importance_samples)
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)

@@ -14,9 +14,10 @@ import eugen3d.cli.distill
 import eugen3d.cli.main
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.runs import Run, load_run
-from eugen3d.distill import FieldDistiller
+from eugen3d.distill import Distiller
 from eugen3d.fields import NerfField
-from eugen3d.layers import EUGenLinear, LayerConfig
+from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LayerConfig
+from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.nerf import EUGenNerfModel
 
 Make = Callable[..., Path]
@@ -64,6 +65,13 @@ def fine_field(config: Path) -> NerfField:
     return cast(NerfField, cast(EUGenNerfModel, load(config).pipeline.model).fields["fine"])
 
 
+def layers_of(config: Path) -> dict[str, KindConfig]:
+    """What stands in the place of which layers."""
+    model = load(config).config.pipeline.model
+    assert isinstance(model, DistilledModelConfig)
+    return model.layers
+
+
 def result_of(config: Path) -> dict[str, Any]:
     return json.loads((config.parent / "distill.json").read_text())
 
@@ -87,17 +95,18 @@ def interrupt_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, nu
 def test_the_student_is_a_run_that_loads(teacher: Path, tmp_path: Path) -> None:
     path = distill(teacher, tmp_path / "student")
     run, before = load(path), state_of(teacher)
-    config = cast(EUGenNerfModel, run.pipeline.model).config
-    assert (config.layer.kind, config.replaced_layers, config.merged) == ("eugen", (1, 2), False)
-    assert (config.layer.eugen.num_features, config.layer.eugen.use_norm, run.step) == (4, False, 7)
+    config = run.config.pipeline.model
+    assert isinstance(config, DistilledModelConfig) and not config.merged and run.step == 7
+    names = [f"fields.{field}.trunk.{index}" for field in ("coarse", "fine") for index in (1, 2)]
+    assert config.layers == dict.fromkeys(names, EUGenConfig(4, use_norm=False))
     trunk = fine_field(path).trunk
     kinds = [type(block[0]) for block in trunk if isinstance(block, nn.Sequential)]
     assert kinds == [nn.Linear, EUGenLinear, EUGenLinear]
     after = run.pipeline.state_dict()
-    for name in ("trunk.0.0.weight", "view.0.weight", "rgb_head.0.weight"):
-        assert torch.equal(after[f"_model.fields.fine.{name}"], before[f"_model.fields.fine.{name}"])
-    changed = "_model.fields.fine.density_head.0.weight"
-    assert not torch.equal(after[changed], before[changed]), "the heads are refitted"
+    same_as_before = {key for key, value in after.items() if key in before and torch.equal(value, before[key])}
+    assert "_model.fields.fine.trunk.0.0.weight" in same_as_before
+    for name in ("density_head.0.weight", "view.0.weight", "rgb_head.0.weight"):
+        assert f"_model.fields.fine.{name}" not in same_as_before, "what comes after is refitted"
     assert not (tmp_path / "student.partial").exists()
     assert same(before, state_of(teacher)), "the teacher stays"
 
@@ -148,7 +157,7 @@ def test_the_same_seed_refines_alike(teacher: Path, tmp_path: Path) -> None:
 
 def test_layers_by_name_and_index(teacher: Path, tmp_path: Path) -> None:
     path = distill(teacher, tmp_path / "student", "--layers", "trunk.2", "--phi", "identity")
-    assert cast(EUGenNerfModel, load(path).pipeline.model).config.replaced_layers == (2,)
+    assert list(layers_of(path)) == ["fields.coarse.trunk.2", "fields.fine.trunk.2"]
     assert [layer["name"] for layer in result_of(path)["layers"]] == ["coarse.trunk.2", "fine.trunk.2"]
     other = distill(teacher, tmp_path / "other", "--layers", "2", "--phi", "identity")
     assert same(state_of(path), state_of(other))
@@ -156,8 +165,7 @@ def test_layers_by_name_and_index(teacher: Path, tmp_path: Path) -> None:
 
 def test_the_coarse_field_can_have_layers_of_its_own(teacher: Path, tmp_path: Path) -> None:
     path = distill(teacher, tmp_path / "student", "--layers", "2", "--coarse-layers", "1", "2")
-    config = cast(EUGenNerfModel, load(path).pipeline.model).config
-    assert (config.replaced_layers, config.coarse_replaced_layers) == ((2,), (1, 2))
+    assert list(layers_of(path)) == [f"fields.{name}" for name in ("coarse.trunk.1", "coarse.trunk.2", "fine.trunk.2")]
     names = [layer["name"] for layer in result_of(path)["layers"]]
     assert names == ["coarse.trunk.1", "coarse.trunk.2", "fine.trunk.2"]
     refined = distill(path, tmp_path / "refined", "--layers", "none", "--refine-steps", "1")
@@ -217,7 +225,7 @@ def test_an_interrupted_call_goes_on(
     arguments = "--projection", "gaussian", "--fit-steps", "4", "--fit-sweeps", "1"
     expected = distill(teacher, tmp_path / "whole", *arguments)
     with monkeypatch.context() as patch:
-        interrupt_call(patch, FieldDistiller, "run", number)
+        interrupt_call(patch, Distiller, "run", number)
         with pytest.raises(SystemExit) as stop:
             distill(teacher, tmp_path / "student", *arguments)
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err
@@ -230,7 +238,8 @@ def test_an_interrupted_call_goes_on(
         path = distill(teacher, tmp_path / "student", *arguments)
     closed = ["trunk.1 replace", "trunk.1 fit 0", "trunk.2 replace", "trunk.2 fit 0"]
     layers = ["trunk.0", "trunk.1", "trunk.2", "density_head", "feature", "view", "rgb_head"]
-    tasks = [*closed, "density_head refit", "feature refit", *(f"{layer} fit 1" for layer in layers)]
+    refits = [f"{layer} refit" for layer in layers[3:]]
+    tasks = [*closed, *refits, *(f"{layer} fit 1" for layer in layers)]
     assert done == [f"{field}.{task}" for field in ("coarse", "fine") for task in tasks][number - 1 :]
     assert not partial.exists()
     assert same(state_of(path), state_of(expected))
@@ -241,7 +250,7 @@ def test_progress_of_other_settings_is_not_continued(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_call(patch, FieldDistiller, "run", 2)
+        interrupt_call(patch, Distiller, "run", 2)
         with pytest.raises(SystemExit):
             distill(teacher, tmp_path / "student")
     assert "student.partial: is of a call with other settings" in refused(
@@ -254,8 +263,9 @@ def test_progress_of_other_settings_is_not_continued(
 def test_refining_leaves_a_merged_student_that_loads(teacher: Path, tmp_path: Path) -> None:
     student = distill(teacher, tmp_path / "student")
     refined = distill(student, tmp_path / "refined", "--layers", "none", "--refine-steps", "2")
-    model = cast(EUGenNerfModel, load(refined).pipeline.model)
-    assert model.config.merged and model.config.replaced_layers == (1, 2)
+    run = load(refined)
+    config, model = run.config.pipeline.model, cast(EUGenNerfModel, run.pipeline.model)
+    assert isinstance(config, DistilledModelConfig) and config.merged and config.layers == layers_of(student)
     result = result_of(refined)
     assert result["layers"] == [] and result["seconds"]["refine"] > 0
     folded = result_of(student)["num_parameters"]["folded"]

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.runs import load_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.cli.teachers import teacher_of
+from eugen3d.distill import LayerProblem, Network
 from eugen3d.distill.approximation import Activations
-from eugen3d.distill.problem import LayerProblem
-from eugen3d.fields import NerfField
 from eugen3d.fields.nerf import FrequencyEncoding
 from eugen3d.layers import SineLinear
-from eugen3d.models.nerf import EUGenNerfModel
 
 TargetName = Literal["nerf", "sdf", "siren", "synthetic-relu", "synthetic-softplus"]
 
@@ -78,26 +77,25 @@ def signed_distance(points: Tensor) -> Tensor:
 
 def _teacher(config: TargetConfig) -> dict[str, Activations]:
     run = load_run(config.load_config, "cpu")
-    model, manager = run.pipeline.model, run.pipeline.datamanager
-    if not isinstance(model, EUGenNerfModel) or not isinstance(manager, VanillaDataManager):
-        raise UsageError(f"{config.load_config}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
-    field = model.fields["fine"]
-    assert isinstance(field, NerfField)
-    dense = {index: _square_layer(config.load_config, field, index) for index in config.layers}
-    rows = sample_rows(manager, model, config.sampling, config.num_rows, config.seed)["fine"][: config.num_rows]
+    teacher, manager = teacher_of(run), run.pipeline.datamanager
+    assert isinstance(manager, VanillaDataManager)
+    network = teacher.networks()["fine"]
+    names = {index: _square_layer(config.load_config, network, index) for index in config.layers}
+    rows = sample_rows(manager, teacher, config.sampling, config.num_rows, config.seed)["fine"][: config.num_rows]
     found = {}
-    for index, layer in dense.items():
-        parts = list(LayerProblem(field, field, index, rows, layer).chunks())
+    for index, name in names.items():
+        parts = list(LayerProblem(network, network, name, rows.batches()).chunks())
         x, z = (torch.cat(part).float() for part in zip(*parts, strict=True))
         found[f"nerf.trunk.{index}"] = Activations(x, z, F.relu)
     return found
 
 
-def _square_layer(path: Path, field: NerfField, index: int) -> nn.Linear:
-    layer = field.chains[f"trunk.{index}"][0] if 0 <= index < len(field.trunk) else None
+def _square_layer(path: Path, network: Network, index: int) -> str:
+    name = f"trunk.{index}"
+    layer = network.layer(name) if name in network.sites else None
     if not isinstance(layer, nn.Linear) or layer.in_features != layer.out_features:
         raise UsageError(f"--layers {index}: is no dense trunk layer of {path} that is as wide as its input")
-    return layer
+    return name
 
 
 def _sdf_layers(width: int) -> nn.Sequential:

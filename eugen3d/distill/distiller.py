@@ -1,0 +1,96 @@
+"""A network distilled layer by layer: what is done to which layer, in which order."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from eugen3d.distill.fit import FieldLoss, FitConfig, fit_layer
+from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, refit_dense, replace_layer, report_layer
+from eugen3d.distill.network import Network
+from eugen3d.distill.rays import Rows
+
+
+@dataclass(frozen=True)
+class LayerTask:
+    """One thing that is done to one layer."""
+
+    action: Literal["replace", "refit", "fit"]
+    """A closed form in the dense layer's place, a correction of a dense layer, or gradient steps."""
+    layer: str
+    """Its site, such as "trunk.3"."""
+    sweep: int = 0
+    """For gradient steps: how many times the layers were gone through before."""
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.action}" + (f" {self.sweep}" if self.action == "fit" else "")
+
+
+class Distiller:
+    """Makes a student of a network: layers replaced, the others corrected, all of them fitted one at a time.
+
+    Args:
+        teacher: the trained network, dense; it stays as it is.
+        student: a copy of it, changed in place, in which some tasks may be done already.
+        layers: how each layer that is replaced is found, by its site.
+        rows: where the networks are compared. One in eight is kept for the errors that are reported.
+        fit: how long layers are fitted.
+    """
+
+    def __init__(
+        self,
+        teacher: Network,
+        student: Network,
+        layers: Mapping[str, LayerwiseConfig],
+        rows: Rows,
+        fit: FitConfig,
+    ) -> None:
+        self.teacher, self.student, self.layers, self.fit = teacher, student, dict(layers), fit
+        self.num_rows = len(rows)
+        self.training_rows, self.held_out_rows = rows.split()
+
+    @property
+    def tasks(self) -> list[LayerTask]:
+        """What is to be done, in order; every layer after the first replaced one has its turn."""
+        order = list(self.teacher.sites)
+        first = min((order.index(name) for name in self.layers), default=len(order))
+        tasks: list[LayerTask] = []
+        for name in order[first:]:
+            if name not in self.layers:
+                tasks.append(LayerTask("refit", name))
+                continue
+            tasks.append(LayerTask("replace", name))
+            if self.fit.steps:
+                tasks.append(LayerTask("fit", name))
+        if self.fit.steps and tasks:
+            sweeps = range(1, self.fit.sweeps + 1)
+            tasks += [LayerTask("fit", name, sweep) for sweep in sweeps for name in order]
+        return tasks
+
+    def run(self, task: LayerTask, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> None:
+        """Do one task, in place.
+
+        Args:
+            on_step: called after every gradient step.
+
+        Raises:
+            ValueError: the rows are too few, or hold values that are not finite.
+        """
+        if task.action == "replace":
+            config = self.layers[task.layer]
+            replace_layer(self.teacher, self.student, task.layer, self.training_rows.batches(), config, generator)
+        elif task.action == "refit":
+            refit_dense(self.teacher, self.student, task.layer, self.training_rows.batches())
+        else:
+            fit_layer(self.student, task.layer, self._loss, self.fit, generator, task.sweep, on_step)
+
+    def reports(self) -> list[LayerReport]:
+        """How every replaced layer stands for the teacher's."""
+        batches = self.held_out_rows.batches()
+        return [report_layer(self.teacher, self.student, name, batches) for name in self.layers]
+
+    @cached_property
+    def _loss(self) -> FieldLoss:
+        return FieldLoss(self.teacher, self.training_rows)
