@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from eugen3d.distill import Rows
+from eugen3d.distill import Network, Rows
 from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import LayerConfig
 
 
 @pytest.fixture
-def teacher() -> NerfField:
+def teacher() -> Network:
     """A dense field of four layers of 32 neurons, whose layer 2 sees the encoded position again."""
     config = NerfFieldConfig(
         num_layers=4,
@@ -21,11 +21,11 @@ def teacher() -> NerfField:
         layer=LayerConfig("linear"),
         replaced_layers=(),
     )
-    return NerfField(config).eval()
+    return Network.trace(NerfField(config).eval(), (torch.zeros(1, 3), torch.ones(1, 3)))
 
 
 @pytest.fixture
 def rows() -> Rows:
     """2,000 points in a cube, and unit directions."""
     directions = torch.nn.functional.normalize(torch.randn(2000, 3), dim=-1)
-    return Rows(torch.rand(2000, 3) * 2 - 1, directions, torch.full((2000,), 0.1), torch.ones(2000))
+    return Rows((torch.rand(2000, 3) * 2 - 1, directions), torch.full((2000,), 0.1), torch.ones(2000))

@@ -12,11 +12,11 @@ def some_samples(rays: int = 40, samples: int = 25, weights: Tensor | None = Non
     positions = torch.zeros(rays, samples, 3)
     positions[..., 0] = torch.arange(rays * samples).view(rays, samples)
     weights = torch.rand(rays, samples) if weights is None else weights
-    return RaySamples(positions, -positions, weights, deltas=1 + positions[..., 0])
+    return RaySamples((positions, -positions), weights, deltas=1 + positions[..., 0])
 
 
 def numbers(rows: Rows) -> list[int]:
-    return rows.positions[:, 0].long().tolist()
+    return rows.inputs[0][:, 0].long().tolist()
 
 
 def draw(samples: list[RaySamples], share: float, weighted: float, seed: int = 0) -> Rows:
@@ -28,9 +28,9 @@ def draw(samples: list[RaySamples], share: float, weighted: float, seed: int = 0
 @pytest.mark.parametrize("weighted", [0.0, 0.67, 1.0])
 def test_the_share_of_every_batch_is_kept(share: float, weighted: float) -> None:
     rows = draw([some_samples(), some_samples(rays=8)], share, weighted)
-    assert len(rows) == len(rows.directions) == round(share * 1000) + round(share * 200)
-    assert torch.equal(rows.directions, -rows.positions), "positions keep their directions"
-    assert torch.equal(rows.deltas, 1 + rows.positions[:, 0]), "and their intervals"
+    assert len(rows) == len(rows.inputs[1]) == round(share * 1000) + round(share * 200)
+    assert torch.equal(rows.inputs[1], -rows.inputs[0]), "positions keep their directions"
+    assert torch.equal(rows.deltas, 1 + rows.inputs[0][:, 0]), "and their intervals"
 
 
 def test_the_smallest_share_keeps_a_row() -> None:
@@ -44,8 +44,8 @@ def test_all_samples_drawn_evenly_are_all_samples_shuffled() -> None:
 
 def test_rows_of_several_batches_are_mixed() -> None:
     first, second = some_samples(), some_samples()
-    second.positions[..., 1] = 1
-    halves = draw([first, second], 0.5, 0.5).positions[:, 1].split(500)
+    second.inputs[0][..., 1] = 1
+    halves = draw([first, second], 0.5, 0.5).inputs[0][:, 1].split(500)
     assert all(0.3 < float(half.mean()) < 0.7 for half in halves)
 
 
@@ -68,8 +68,8 @@ def test_the_generator_alone_decides() -> None:
     samples = some_samples()
     first = draw([samples], 0.3, 0.5, seed=1)
     torch.rand(3)  # the global state plays no part
-    assert torch.equal(draw([samples], 0.3, 0.5, seed=1).positions, first.positions)
-    assert not torch.equal(draw([samples], 0.3, 0.5, seed=2).positions, first.positions)
+    assert torch.equal(draw([samples], 0.3, 0.5, seed=1).inputs[0], first.inputs[0])
+    assert not torch.equal(draw([samples], 0.3, 0.5, seed=2).inputs[0], first.inputs[0])
 
 
 @pytest.mark.parametrize("weighted", [0.0, 0.5, 1.0])
@@ -80,7 +80,7 @@ def test_visibility_undoes_the_draw(weighted: float) -> None:
     expected = float((weights.flatten() * torch.arange(1000)).sum() / weights.sum())
     rows = draw([samples] * 50, 0.5, weighted)
     assert float(rows.visibility.mean()) == pytest.approx(1, abs=0.05)
-    assert float((rows.visibility * rows.positions[:, 0]).mean()) == pytest.approx(expected, rel=0.05)
+    assert float((rows.visibility * rows.inputs[0][:, 0]).mean()) == pytest.approx(expected, rel=0.05)
 
 
 def test_nothing_shows_without_weight() -> None:
@@ -99,3 +99,14 @@ def test_samples_of_negative_or_no_weight_are_drawn_evenly_alone() -> None:
 def test_rays_without_any_weight_are_drawn_evenly() -> None:
     drawn = numbers(draw([some_samples(weights=torch.zeros(40, 25))], 0.2, 1.0))
     assert len(drawn) == len(set(drawn)) == 200
+
+
+def test_rows_are_split_and_batched_without_copies() -> None:
+    rows = draw([some_samples()], 0.5, 0.0)
+    training, held_out = rows.split()
+    assert (len(training), len(held_out)) == (438, 62)
+    assert sorted(numbers(training) + numbers(held_out)) == sorted(numbers(rows))
+    batches = training.batches(200)
+    assert [len(batch[0]) for batch in batches] == [200, 200, 38] and all(len(batch) == 2 for batch in batches)
+    assert torch.equal(torch.cat([batch[1] for batch in batches]), training.inputs[1])
+    assert batches[0][0].data_ptr() == training.inputs[0].data_ptr()

@@ -76,14 +76,6 @@ def test_only_the_replaced_layers_are_of_the_chosen_kind(field_config: NerfField
     assert not any(isinstance(m, EUGenLinear) for m in dense.modules())
 
 
-def test_the_skip_concatenates_the_encoding_first(field_config: NerfFieldConfig) -> None:
-    field = NerfField(field_config)
-    encoded, hidden = torch.zeros(2, field.encode_position.out_dim), torch.ones(2, 24)
-    assert torch.equal(field.trunk_input(2, encoded, hidden), torch.cat([encoded, hidden], dim=1))
-    assert torch.equal(field.trunk_input(1, encoded, hidden), hidden)
-    assert torch.equal(NerfField(replace(field_config, skip=0)).trunk_input(0, encoded, encoded), encoded)
-
-
 def test_density_is_free_of_the_direction_and_colour_is_not(field_config: NerfFieldConfig) -> None:
     field = NerfField(field_config)
     positions, directions = rays(20)
@@ -143,34 +135,6 @@ def test_a_merged_field_loads_what_folding_leaves(field_config: NerfFieldConfig,
     assert sum(p.numel() for p in merged.parameters()) < sum(p.numel() for p in field.parameters())
 
 
-@pytest.mark.parametrize("index", [0, 1])
-@pytest.mark.parametrize(
-    "layer",
-    [
-        LayerConfig("low-rank", low_rank=LowRankConfig(4)),
-        LayerConfig("snnk", snnk=SNNKConfig(4)),
-        LayerConfig("eugen", EUGenConfig(4, use_norm=False)),
-        LayerConfig("eugen", EUGenConfig(9, use_norm=False, projection_rank=4)),
-    ],
-)
-def test_what_a_layer_does_not_read_changes_nothing(
-    field_config: NerfFieldConfig, layer: LayerConfig, index: int
-) -> None:
-    field, (positions, _) = NerfField(replace(field_config, layer=layer)), rays(20)
-    readers = field.readers(index).detach()
-    assert readers.shape == (4, 24)
-    unread, encoded, hidden = torch.linalg.svd(readers).Vh[4:], field.encode_position(positions), torch.rand(20, 24)
-
-    def seen(hidden: torch.Tensor) -> torch.Tensor:
-        """The density where trunk layer `index` gives `hidden`."""
-        for later in range(index + 1, len(field.trunk)):
-            hidden = field.trunk[later](field.trunk_input(later, encoded, hidden))
-        return field.density_head(hidden)
-
-    torch.testing.assert_close(seen(hidden + unread[0]), seen(hidden), rtol=1e-4, atol=1e-6)
-    assert not torch.allclose(seen(hidden + readers[0]), seen(hidden))
-
-
 @pytest.mark.parametrize("skip", [0, 1, 2])
 @pytest.mark.parametrize("merged", [False, True])
 def test_a_joined_field_is_the_same_function_of_fewer_chains(
@@ -178,7 +142,7 @@ def test_a_joined_field_is_the_same_function_of_fewer_chains(
 ) -> None:
     field, seen = NerfField(replace(field_config, skip=skip, merged=merged)), rays(50)
     expected = field(*seen)
-    field.join_()
+    field.trunk.join_()
     assert len(field.trunk) == (2 if skip else 1)
     for ours, theirs in zip(field(*seen), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
