@@ -1,33 +1,39 @@
 """How well a layer of some kind can stand for a trained one: its relative error on rows that no fit saw, and its cost.
 
-Symbols: x (n, d) inputs, z (n, l) pre-activations of the trained layer, y = f(z) its outputs. EUGen layers and narrow
-pairs see [x; ‖x‖] standardised column by column, the norm only where it is asked for: an affine map of what they would
-see, which goes into their projections. So a fixed draw weighs the norm as it does every input.
+Symbols: x (n, d) inputs, z (n, l) pre-activations of the trained layer, y = f(z) its outputs. All kinds see [x; ‖x‖]
+standardised column by column, the norm only where it is asked for: an affine map of what they would see, which goes
+into their projections. So a fixed draw weighs the norm as it does every input. SNNK's projections have no constant, so
+its inputs are scaled, shrunk along their mean and not centred; its draw is that of the inputs as they are.
 
-- closed form: projections as drawn, readout by ridge regression of y, or of z where the activation stays outside.
-- trained: Adam on projections and readout from there, on ‖ŷ − y‖², then the ridge regression again.
-- low rank is reduced-rank regression of z, each output weighed by E[f'(z)²], what y makes of its error to first order.
-  It is the best that an EUGen layer of order 1 with Φ = identity can be in that measure.
-- narrow is the pair that order 1 with Φ = ReLU and no norm is, too, trained from He's start by gradients alone; without
-  a closed form to start from it takes more steps, five times as many.
+- closed form: projections as drawn, or the trained layer's own neurons that span the others best ("picked"), and the
+  readout by ridge regression of y.
+- Φ = identity, the activation outside: projections and readout by reduced-rank regression of z ("regression"), each
+  output weighed by E[f'(z)²], what y makes of its error to first order. Low rank is the same with no constant in its
+  projections, which is one too many there.
+- trained: Adam on projections and readout from there, on ‖ŷ − y‖², the same number of steps for all kinds; then the
+  ridge regression again where the activation is inside; the better on the rows that were fitted stays.
+- narrow is the pair that order 1 with Φ = ReLU and no norm is, too, trained from He's start; without a closed form to
+  start from it takes more steps, five times as many.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from eugen3d.distill.moments import Moments
-from eugen3d.distill.solve import reduced_rank_regression, solve_readout
+from eugen3d.distill.draws import Draws, TwoMaps
+from eugen3d.distill.moments import Covariances, Moments
+from eugen3d.distill.solve import pick_columns, reduced_rank_regression, solve_readout
 from eugen3d.layers import (
     EUGenConfig,
     EUGenLinear,
     KindConfig,
     LowRankConfig,
+    LowRankLinear,
     SNNKConfig,
     SNNKLinear,
     fold,
@@ -37,13 +43,12 @@ from eugen3d.layers import (
 from eugen3d.layers.features import Phi, Projection, input_norm
 
 CandidateKind = Literal["eugen", "low-rank", "snnk", "narrow"]
+Source = Literal["orthogonal", "gaussian", "rademacher", "picked", "regression"]
+"""Where projections come from: a draw, the trained layer's neurons, or reduced-rank regression."""
 Setting = Literal["lone", "chain"]
 
-LEARNING_RATE = 2e-3
-BATCH_ROWS = 512
 NARROW_STEPS = 5
 """Steps of a narrow pair for each of a layer that starts from its closed form."""
-CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Activations:
     """z, (n, l)."""
     activation: Callable[[Tensor], Tensor]
     """f."""
+    phi: Phi = "relu"
+    """The Φ that f is: f(z) ∝ Φ(scale · z)."""
+    scale: float = 1.0
 
     def split(self, count: int) -> tuple["Activations", "Activations"]:
         """The first `count` rows and the others."""
@@ -63,6 +71,11 @@ class Activations:
             replace(self, inputs=self.inputs[part], pre_activations=self.pre_activations[part])
             for part in (slice(count), slice(count, None))
         )  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """y, (n, l)."""
+        return self.activation(self.pre_activations)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,8 @@ class Candidate:
     num_features: int
     """m, or the rank."""
     order: int = 1
-    projection: Projection | None = None
+    projection: Source | None = None
+    """Of EUGen, SNNK and narrow layers; "regression" goes with Φ = identity, order 1 and no norm."""
     trained: bool = False
     phi: Phi = "identity"
     use_norm: bool = False
@@ -84,14 +98,20 @@ class Candidate:
         if self.kind == "low-rank":
             return LowRankConfig(self.num_features)
         if self.kind == "snnk":
-            return SNNKConfig(self.num_features)
-        projection = self.projection or "gaussian"
+            return SNNKConfig(self.num_features, train_projections=self.trained)
+        drawn, other = get_args(Projection), "gaussian"
+        projection: Projection = self.projection if self.projection in drawn else other  # pyright: ignore[reportAssignmentType]
         return EUGenConfig(self.num_features, self.order, self.phi, self.use_norm, projection)
 
     @property
+    def is_regression(self) -> bool:
+        """Whether reduced-rank regression gives it."""
+        return self.kind == "low-rank" or self.projection == "regression"
+
+    @property
     def is_random(self) -> bool:
-        """Whether its error depends on a seed."""
-        return self.kind != "low-rank"
+        """Whether its error depends on a seed: on the draw, or on the rows that the gradient steps see."""
+        return self.trained or not (self.is_regression or self.projection == "picked")
 
 
 class ApproximationProblem:
@@ -100,104 +120,100 @@ class ApproximationProblem:
     def __init__(self, train: Activations, held_out: Activations) -> None:
         extended = _extend(train.inputs)
         self.mean, deviation = extended.mean(dim=0), extended.std(dim=0)
-        self.scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation, 0.0)
+        self.varies = deviation > 1e-6 * deviation.max()
+        self.scale = torch.where(self.varies, 1 / deviation, 1.0)
         self.train, self.held_out = train, held_out
+        offset = self.mean[:-1] * self.scale[:-1]
+        self.offset_norm = torch.linalg.vector_norm(offset)
+        self.direction = offset / self.offset_norm.clamp(min=1e-30)
 
-    def relative_error(self, candidate: Candidate, seed: int = 0, steps: int = 200) -> float:
-        """‖ŷ − y‖ / ‖y‖ on the held-out rows.
+    def relative_errors(self, candidate: Candidate, seeds: Sequence[int] = (0,), steps: int = 200) -> list[float]:
+        """‖ŷ − y‖ / ‖y‖ on the held-out rows, for every seed.
 
         Args:
             steps: Adam's, for what is trained from its closed form.
         """
-        fitted = self._low_rank(candidate) if candidate.kind == "low-rank" else self._fit(candidate, seed, steps)
-        return _relative(fitted, self._seen(candidate, self.held_out), self.held_out)
+        fitted = self._fit(candidate, seeds, steps)
+        return fitted.relative_errors(self._seen(candidate, self.held_out), self.held_out.outputs).tolist()
 
-    def _fit(self, candidate: Candidate, seed: int, steps: int) -> nn.Module:
-        generator = torch.Generator().manual_seed(seed)
-        x = self._seen(candidate, self.train)
-        layer = _draw(candidate, x.shape[1], self.train.pre_activations.shape[1], generator)
-        outer = nn.Identity() if candidate.config.includes_activation else _Activation(self.train.activation)
-        block = nn.Sequential(layer, outer)
+    def _fit(self, candidate: Candidate, seeds: Sequence[int], steps: int) -> Draws:
+        inside = candidate.config.includes_activation
+        x, y = self._seen(candidate, self.train), self.train.outputs
+        given = y if inside else self.train.pre_activations  # what the layer itself has to give
+        unit = float(given.square().mean().sqrt())
+        layers = [self._layer(candidate, x.shape[1], torch.Generator().manual_seed(seed)) for seed in seeds]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # the same rows for every kind
+        draws = Draws(layers, nn.Identity() if inside else self.train.activation)
         if candidate.kind == "narrow":
-            with torch.no_grad():  # outputs as large as the wanted ones
-                layer.readout.weight.mul_(self._target(block).square().mean().sqrt())
-        else:
-            self._solve(block, x)
+            draws.weight *= unit
+            draws.descend(x, y, unit, steps * NARROW_STEPS, generators)
+            draws.solve(x, y)
+            return draws
+        if not candidate.is_regression:
+            draws.solve(x, given)
         if candidate.trained:
-            before, error = {k: v.clone() for k, v in block.state_dict().items()}, _relative(block, x, self.train)
-            self._descend(block, x, steps * (NARROW_STEPS if candidate.kind == "narrow" else 1), generator)
-            if candidate.kind != "narrow":
-                self._solve(block, x)
-                if not _relative(block, x, self.train) < error:
-                    block.load_state_dict(before)
-        return block
+            before, errors = draws.state(), draws.relative_errors(x, y)
+            draws.descend(x, y, unit, steps, generators)
+            if inside:
+                draws.solve(x, y)
+            draws.keep(before, ~(draws.relative_errors(x, y) < errors))
+        return draws
 
     @torch.no_grad()
-    def _solve(self, block: nn.Sequential, x: Tensor) -> None:
-        """Set the readout to the ridge regression of what the layer itself has to give."""
-        layer, moments = block[0], Moments()
-        assert isinstance(layer, EUGenLinear | SNNKLinear)
-        for rows, wanted in zip(x.split(CHUNK_ROWS), self._target(block).split(CHUNK_ROWS), strict=True):
-            moments.update(layer.features(rows), wanted)
-        weight, bias = solve_readout(moments.covariances())
-        layer.readout.weight.copy_(weight)
-        layer.readout.bias.copy_(bias)
+    def _layer(self, candidate: Candidate, width: int, generator: torch.Generator) -> TwoMaps:
+        """A layer with the projections that the candidate starts from."""
+        config, outputs = candidate.config, self.train.pre_activations.shape[1]
+        if isinstance(config, LowRankConfig):
+            layer = LowRankLinear.from_config(config, width, outputs, generator=generator)
+            self._set_by_regression(layer.down, layer.up)
+        elif isinstance(config, SNNKConfig):
+            layer = SNNKLinear.from_config(config, width, outputs, generator=generator)
+            weight = layer.features.projection.weight.div_(self.scale[:-1])
+            weight.add_(torch.outer(weight @ self.direction, self.direction), alpha=1 / self._shrinkage - 1)
+        else:
+            assert isinstance(config, EUGenConfig)  # the norm is a column of the input here
+            layer = EUGenLinear.from_config(replace(config, use_norm=False), width, outputs, generator=generator)
+            projection = layer.features.projection
+            if candidate.kind == "narrow":
+                projection.weight.mul_(math.sqrt(2))
+            elif candidate.projection == "regression":
+                self._set_by_regression(projection, layer.readout)
+                projection.bias.requires_grad_(False)  # the output's bias can do all that it could
+            elif candidate.projection == "picked":
+                weight, bias = self._dense
+                picked = pick_columns(self._outputs_covariance, candidate.num_features)
+                projection.weight[: len(picked)] = (self.train.scale * weight[picked]).float()
+                projection.bias[: len(picked)] = (self.train.scale * bias[picked]).float()
+        return layer
 
-    def _descend(self, block: nn.Sequential, x: Tensor, steps: int, generator: torch.Generator) -> None:
-        """Adam with a rate that falls to zero along a cosine, on mean squares relative to the outputs'.
-
-        Features of higher orders and outputs of different targets differ in scale by orders of magnitude, so the
-        readout is one between features of unit variance and outputs of unit mean square while it is trained.
-        """
-        layer, outer = block[0], block[1]
-        assert isinstance(layer, EUGenLinear | SNNKLinear)
-        with torch.no_grad():
-            deviation = layer.features(x[:CHUNK_ROWS]).std(dim=0)
-            scale = torch.where(deviation > 0, 1 / deviation, 1.0)
-            unit = self._target(block).square().mean().sqrt()
-            layer.readout.weight.div_(scale * unit)
-            layer.readout.bias.div_(unit)
-        total = self.outputs.square().mean()
-        optimizer = torch.optim.Adam(block.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: (1 + math.cos(math.pi * n / steps)) / 2)
-        for _ in range(steps):
-            rows = torch.randint(len(x), (BATCH_ROWS,), generator=generator)
-            outputs = outer(unit * layer.readout(layer.features(x[rows]) * scale))
-            loss = (outputs - self.outputs[rows]).square().mean() / total
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            layer.readout.weight.mul_(scale * unit)
-            layer.readout.bias.mul_(unit)
-
-    def _target(self, block: nn.Sequential) -> Tensor:
-        """What the layer itself has to give: z where the activation stands outside, y otherwise."""
-        return self.outputs if isinstance(block[1], nn.Identity) else self.train.pre_activations
-
-    @torch.no_grad()
-    def _low_rank(self, candidate: Candidate) -> nn.Module:
+    def _set_by_regression(self, down: nn.Linear, up: nn.Linear) -> None:
         readout, projection, bias = reduced_rank_regression(
-            self._linear_moments, candidate.num_features, metric=torch.diag(self._sensitivity)
+            self._linear_moments, down.out_features, metric=torch.diag(self._sensitivity)
         )
-        up = nn.Linear(readout.shape[1], len(readout))
+        down.weight.copy_(projection)
         up.weight.copy_(readout)
         up.bias.copy_(bias)
-        down = nn.Linear(projection.shape[1], len(projection), bias=False)
-        down.weight.copy_(projection)
-        return nn.Sequential(down, up, _Activation(self.train.activation))
+
+    @property
+    def _shrinkage(self) -> float:
+        """What the inputs of SNNK are multiplied by along their mean, which then is at most one long."""
+        return float((1 + self.offset_norm**2).rsqrt())
 
     @cached_property
-    def outputs(self) -> Tensor:
-        """y of the rows to fit."""
-        return self.train.activation(self.train.pre_activations)
-
-    @cached_property
-    def _linear_moments(self):
+    def _linear_moments(self) -> Covariances:
+        """Of standardised inputs against pre-activations."""
         moments = Moments()
-        moments.update(self.train.inputs, self.train.pre_activations)
+        moments.update(self._seen(Candidate("low-rank", 1), self.train), self.train.pre_activations)
         return moments.covariances()
+
+    @cached_property
+    def _dense(self) -> tuple[Tensor, Tensor]:
+        """The trained layer itself, as a map of standardised inputs."""
+        return solve_readout(self._linear_moments)
+
+    @cached_property
+    def _outputs_covariance(self) -> Tensor:
+        return torch.cov(self.train.outputs.double().T)
 
     @cached_property
     def _sensitivity(self) -> Tensor:
@@ -209,10 +225,11 @@ class ApproximationProblem:
 
     def _seen(self, candidate: Candidate, rows: Activations) -> Tensor:
         """What the candidate takes for its input."""
-        if candidate.kind in ("low-rank", "snnk"):
-            return rows.inputs
-        extended = (_extend(rows.inputs) - self.mean) * self.scale
-        return extended if candidate.use_norm else extended[:, :-1]
+        if candidate.kind == "snnk":
+            x = rows.inputs * self.scale[:-1]
+            return x + (self._shrinkage - 1) * torch.outer(x @ self.direction, self.direction)
+        extended = (_extend(rows.inputs) - self.mean) * self.scale * self.varies
+        return extended if candidate.use_norm else extended[:, :-1].contiguous()
 
 
 @cache
@@ -233,38 +250,8 @@ def layer_cost(config: KindConfig, width: int, setting: Setting) -> tuple[int, i
     return longer[0] - shorter[0], longer[1] - shorter[1]
 
 
-class _Activation(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def _draw(candidate: Candidate, width: int, outputs: int, generator: torch.Generator) -> EUGenLinear | SNNKLinear:
-    config = candidate.config
-    if isinstance(config, SNNKConfig):
-        return SNNKLinear.from_config(config, width, outputs, generator=generator)
-    assert isinstance(config, EUGenConfig)  # the norm is a column of the input here
-    layer = EUGenLinear.from_config(replace(config, use_norm=False), width, outputs, generator=generator)
-    if candidate.kind == "narrow":
-        with torch.no_grad():
-            layer.features.projection.weight.mul_(math.sqrt(2))
-    return layer
-
-
 def _extend(x: Tensor) -> Tensor:
     return torch.cat([x, input_norm(x)], dim=1)
-
-
-@torch.no_grad()
-def _relative(block: nn.Module, x: Tensor, rows: Activations) -> float:
-    squares = torch.zeros(2, dtype=torch.float64)
-    for part, z in zip(x.split(CHUNK_ROWS), rows.pre_activations.split(CHUNK_ROWS), strict=True):
-        y = rows.activation(z).double()
-        squares += torch.stack([(block(part).double() - y).square().sum(), y.square().sum()])
-    return float((squares[0] / squares[1].clamp(min=1e-300)).sqrt())
 
 
 def _counts(module: nn.Module) -> tuple[int, int]:

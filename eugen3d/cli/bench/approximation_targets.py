@@ -8,7 +8,6 @@
   3.3. The sizes are ours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ from eugen3d.layers import SineLinear
 TargetName = Literal["nerf", "sdf", "siren", "synthetic-relu", "synthetic-softplus"]
 
 BATCH_ROWS = 2048
+SOFTPLUS_BETA = 100
 MEASURED_LAYER = 2
 """The layer of the small networks whose activations are taken; it sees those of two others."""
 
@@ -64,7 +64,9 @@ def activations_of(name: TargetName, config: TargetConfig) -> dict[str, Activati
         return {name: _network(_siren_layers(config.width, generator), config, generator)}
     x = torch.randn(config.num_rows, config.width, generator=generator)
     weight = torch.randn(config.width, config.width, generator=generator) / config.width**0.5
-    return {name: Activations(x, x @ weight.T, F.relu if name == "synthetic-relu" else F.softplus)}
+    if name == "synthetic-relu":
+        return {name: Activations(x, x @ weight.T, F.relu, "relu")}
+    return {name: Activations(x, x @ weight.T, F.softplus, "softplus")}
 
 
 def signed_distance(points: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ def _teacher(config: TargetConfig) -> dict[str, Activations]:
     for index, name in names.items():
         parts = list(LayerProblem(network, network, name, rows.batches()).chunks())
         x, z = (torch.cat(part).float() for part in zip(*parts, strict=True))
-        found[f"nerf.trunk.{index}"] = Activations(x, z, F.relu)
+        found[f"nerf.trunk.{index}"] = Activations(x, z, F.relu, "relu")
     return found
 
 
@@ -101,7 +103,7 @@ def _square_layer(path: Path, network: Network, index: int) -> str:
 def _sdf_layers(width: int) -> nn.Sequential:
     encoding = FrequencyEncoding(6)
     widths = [encoding.out_dim, width, width, width, width]
-    layers = [nn.Sequential(nn.Linear(a, b), nn.Softplus(beta=100)) for a, b in pairwise(widths)]
+    layers = [nn.Sequential(nn.Linear(a, b), nn.Softplus(beta=SOFTPLUS_BETA)) for a, b in pairwise(widths)]
     return nn.Sequential(nn.Sequential(encoding, *layers[0]), *layers[1:], nn.Linear(width, 1))
 
 
@@ -129,13 +131,8 @@ def _network(layers: nn.Sequential, config: TargetConfig, generator: torch.Gener
             loss.backward()
             optimizer.step()
     x = layers[:MEASURED_LAYER](2 * torch.rand(config.num_rows, 3, generator=generator) - 1)
-    linear, activation = _parts(layers[MEASURED_LAYER])
-    return Activations(x, linear(x), activation)
-
-
-def _parts(layer: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """The map from inputs to pre-activations, and the activation."""
-    if isinstance(layer, SineLinear):
-        return lambda x: layer.omega_0 * layer.linear(x), torch.sin
-    assert isinstance(layer, nn.Sequential)
-    return layer[0], layer[1]
+    measured = layers[MEASURED_LAYER]
+    if isinstance(measured, SineLinear):
+        return Activations(x, measured.omega_0 * measured.linear(x), torch.sin, "sine")
+    assert isinstance(measured, nn.Sequential)
+    return Activations(x, measured[0](x), measured[1], "softplus", SOFTPLUS_BETA)
