@@ -99,9 +99,8 @@ class Candidate:
             return LowRankConfig(self.num_features)
         if self.kind == "snnk":
             return SNNKConfig(self.num_features, train_projections=self.trained)
-        drawn, other = get_args(Projection), "gaussian"
-        projection: Projection = self.projection if self.projection in drawn else other  # pyright: ignore[reportAssignmentType]
-        return EUGenConfig(self.num_features, self.order, self.phi, self.use_norm, projection)
+        drawn = self.projection if self.projection in get_args(Projection) else "gaussian"
+        return EUGenConfig(self.num_features, self.order, self.phi, self.use_norm, drawn)  # pyright: ignore[reportArgumentType]
 
     @property
     def is_regression(self) -> bool:
