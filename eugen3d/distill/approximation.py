@@ -43,8 +43,10 @@ from eugen3d.layers import (
 from eugen3d.layers.features import Phi, Projection, input_norm
 
 CandidateKind = Literal["eugen", "low-rank", "snnk", "narrow"]
-Source = Literal["orthogonal", "gaussian", "rademacher", "picked", "regression"]
-"""Where projections come from: a draw, the trained layer's neurons, or reduced-rank regression."""
+Start = Literal["orthogonal", "gaussian", "rademacher", "picked"]
+"""Where projections come from: a draw, or the trained layer's own neurons."""
+Source = Literal[Start, "regression"]
+"""The same, or reduced-rank regression."""
 Setting = Literal["lone", "chain"]
 
 NARROW_STEPS = 5

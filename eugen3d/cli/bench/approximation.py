@@ -20,8 +20,15 @@ from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.teacher_rows import SamplingConfig
-from eugen3d.distill.approximation import ApproximationProblem, Candidate, CandidateKind, Setting, Source, layer_cost
-from eugen3d.distill.layerwise import Start
+from eugen3d.distill.approximation import (
+    ApproximationProblem,
+    Candidate,
+    CandidateKind,
+    Setting,
+    Source,
+    Start,
+    layer_cost,
+)
 from eugen3d.layers.features import Phi
 
 Row = dict[str, Any]
