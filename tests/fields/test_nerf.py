@@ -163,7 +163,7 @@ def test_the_field_is_its_layers_one_after_the_other(field_config: NerfFieldConf
 
     hidden = encoded = field.encode_position(positions)
     for index, layer in enumerate(field.trunk):
-        hidden = layer(field.trunk_input(index, encoded, hidden))
+        hidden = layer(torch.cat([encoded, hidden], dim=-1) if index in field.trunk.skips else hidden)
     density = nn.functional.softplus(field.density_head(hidden).squeeze(-1))
     view = field.view(torch.cat([field.feature(hidden), field.encode_direction(directions)], dim=-1))
     expected = density, field.rgb_head(view).sigmoid()
