@@ -13,6 +13,7 @@ from eugen3d.layers import (
     SNNKLinear,
     convert,
     fold,
+    forward_merged,
     layer_status,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "SineLinear",
     "convert",
     "fold",
+    "forward_merged",
     "layer_status",
 ]
 __version__ = "0.1.0"

@@ -3,7 +3,8 @@
     e(p) = [p, sin(2⁰p), cos(2⁰p), …, sin(2^{L−1}p), cos(2^{L−1}p)]           (Mildenhall et al. 2020, eq. 4)
     h = trunk(e(position)),   density = softplus(d(h)),   colour = sigmoid(c(view([feature(h), e(direction)])))
 
-Every hidden layer of the trunk is of the kind that its configuration chooses.
+Every hidden layer of the trunk is of the kind that its configuration chooses. A readout is merged with what reads it at
+every call, across the skip, too (see `eugen3d.layers.merged`).
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eugen3d.layers import KindConfig, LayerConfig, LayerStack, LinearConfig, Link, fold_links, make_layer
+from eugen3d.layers import Deferred, KindConfig, LayerConfig, LayerStack, LinearConfig, Link, fold_links, make_layer
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,10 @@ class NerfField(nn.Module):
     def forward(
         self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        hidden = self.trunk(self.encode_position(positions))
-        density = F.softplus(self.density_head(hidden).squeeze(-1))
-        view = self.view(torch.cat([self.feature(hidden), self.encode_direction(directions).to(hidden.dtype)], dim=-1))
-        return density, self.rgb_head(view).sigmoid()
+        hidden = Deferred.of(self.encode_position(positions)).through(self.trunk)
+        density = F.softplus(hidden.through(self.density_head).form().squeeze(-1))
+        seen = Deferred.cat([hidden.through(self.feature), Deferred.of(self.encode_direction(directions))])
+        return density, seen.through(self.view).through(self.rgb_head).form().sigmoid()
 
     def links(self) -> list[Link]:
         """Every chain of the field with the chains that take its output and the columns where they take it."""

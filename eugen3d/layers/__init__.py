@@ -11,6 +11,7 @@ from eugen3d.layers.kind import KindConfig
 from eugen3d.layers.linear import LinearConfig
 from eugen3d.layers.low_rank import LowRankConfig, LowRankLinear
 from eugen3d.layers.maps import first_matrix
+from eugen3d.layers.merged import Deferred, forward_merged
 from eugen3d.layers.patterns import Pattern, Patterns
 from eugen3d.layers.registry import kind_of, layer_from_linear, make_activation, make_layer
 from eugen3d.layers.sine import Sine, SineConfig, SineLinear
@@ -20,6 +21,7 @@ from eugen3d.layers.stack import LayerStack
 from eugen3d.layers.structure import num_products
 
 __all__ = [
+    "Deferred",
     "EUGenConfig",
     "EUGenFeatures",
     "EUGenLinear",
@@ -46,6 +48,7 @@ __all__ = [
     "fold",
     "fold_links",
     "fold_sequential",
+    "forward_merged",
     "kind_of",
     "layer_from_linear",
     "layer_status",

@@ -68,8 +68,18 @@ class EUGenFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.projection(x if self.down is None else self.down(x))
+        return self.activate(u, self._norm(x) if self.use_norm else None)
+
+    def activate(self, u: Tensor, norm: Tensor | None) -> Tensor:
+        """φ of an input's projections and, where it is projected, of its norm.
+
+        Args:
+            u: G [x; 1], shape (..., P·m).
+            norm: shape (..., 1).
+        """
         if self.norm_weight is not None:
-            norm = self._norm(x).clamp(max=torch.finfo(u.dtype).max)  # an infinite norm times a zero weight is NaN
+            assert norm is not None
+            norm = norm.clamp(max=torch.finfo(u.dtype).max)  # an infinite norm times a zero weight is NaN
             u = u + norm.to(u.dtype) * self.norm_weight.to(u.dtype)
         if self.order == 1:
             return ACTIVATIONS[self.phi](u)
@@ -98,14 +108,14 @@ class EUGenFeatures(nn.Module):
         """‖x‖₂ with the last axis kept, or ‖F x + f‖₂; that product too stays out of autocast's half precision."""
         if self.norm_factor is None:
             return input_norm(x)
-        with _without_autocast(x.device.type):
+        with without_autocast(x.device.type):
             return input_norm(self.norm_factor(x.to(self.norm_factor.weight.dtype)))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, m={self.num_features}, k={self.order}, phi={self.phi}, norm={self.use_norm}"
 
 
-def _without_autocast(device_type: str) -> AbstractContextManager:
+def without_autocast(device_type: str) -> AbstractContextManager:
     """A context without autocast, on the devices that have one."""
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()

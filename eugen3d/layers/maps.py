@@ -18,6 +18,15 @@ class Composite(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainedComposite(Protocol):
+    """A layer whose `maps` hold copies of its parameters, and which can be a chain of maps on its own ones, too."""
+
+    def trained_maps(self) -> list[nn.Module]:
+        """The maps, first to last, on the layer's own parameters."""
+        ...
+
+
 def chain_maps(chain: nn.Module) -> list[nn.Module]:
     """A chain as a flat list of maps, identities left out; a layer of whatever kind is the maps that make it up.
 
@@ -45,6 +54,15 @@ def first_matrix(chain: nn.Module) -> Tensor:
     if not is_affine_map(first):
         raise TypeError(f"a chain begins with {type(first).__name__}, expected a dense layer or features")
     return first.weight
+
+
+def trained_maps(layer: nn.Module) -> list[nn.Module]:
+    """The maps that make up a layer, on its own parameters: gradients reach them."""
+    if "trained_maps" in vars(forward_owner(layer)):  # a subclass with a forward of its own may be other maps
+        assert isinstance(layer, TrainedComposite)
+        return layer.trained_maps()
+    assert isinstance(layer, Composite)
+    return layer.maps()
 
 
 def is_composite(module: nn.Module | None) -> bool:

@@ -3,7 +3,8 @@
 To add a kind:
 
 1. Write one file with a frozen configuration (a `KindConfig`) and a layer (a `KindLayer`) with `in_features`,
-   `out_features`, the classmethod `from_linear` as the others have it, and `maps()`, by which it folds; the
+   `out_features`, the classmethod `from_linear` as the others have it, and `maps()`, by which it folds
+   (with `trained_maps()` beside it where `maps()` copies parameters, so that gradients reach the layer's own); the
    configuration says by `includes_activation` whether a conversion takes in the activation.
 2. Add its line to `REGISTRY` and, since type checkers and command lines read `LayerConfig` statically, its field there
    and its name in `LayerKind`.

@@ -92,6 +92,7 @@ class SineLinear(KindLayer):
         self.config = SineConfig(omega_0, position, bias)  # checks the rest
         self.omega_0 = omega_0
         self.linear = nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.sine = Sine(omega_0)
         self.reset_parameters(generator)
 
     @property
@@ -146,7 +147,7 @@ class SineLinear(KindLayer):
             self.linear.bias.copy_(draw_uniform(self.linear.bias.shape, 1 / math.sqrt(width), generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(self.omega_0 * self.linear(x))
+        return self.sine(self.linear(x))
 
     @torch.no_grad()
     def maps(self) -> list[nn.Module]:
@@ -157,6 +158,10 @@ class SineLinear(KindLayer):
         if self.linear.bias is not None:
             features.projection.bias.copy_(self.omega_0 * self.linear.bias)
         return [features.train(self.training).requires_grad_(self.linear.weight.requires_grad)]
+
+    def trained_maps(self) -> list[nn.Module]:
+        """The maps that the layer is a chain of, for training: ω₀ stays behind the dense layer."""
+        return [self.linear, self.sine]
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, omega_0={self.omega_0}"

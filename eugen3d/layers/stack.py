@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from eugen3d.layers.fold import Link, fold_links
 from eugen3d.layers.maps import first_matrix
+from eugen3d.layers.merged import Deferred
 
 
 class LayerStack(nn.ModuleList):
@@ -31,9 +31,13 @@ class LayerStack(nn.ModuleList):
             raise ValueError(f"skips has {out_of_range}, expected indices of 1 to {len(self) - 1}")
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x
+        return self.through(Deferred.of(x)).form()
+
+    def through(self, value: Deferred) -> Deferred:
+        """The same with affine maps that are merged with what reads them, at either end, too."""
+        hidden = value
         for index, chain in enumerate(self):
-            hidden = chain(torch.cat([x, hidden.to(x.dtype)], dim=-1) if index in self.skips else hidden)
+            hidden = (Deferred.cat([value, hidden]) if index in self.skips else hidden).through(chain)
         return hidden
 
     def links(self) -> list[Link]:

@@ -1,6 +1,6 @@
 """eugen-nerf: Mildenhall et al.'s NeRF as a nerfstudio model, coarse and fine, with layers of a chosen kind.
 
-Training evaluates the fields as they are; rendering evaluates folded copies of them, tile by tile.
+Training evaluates the fields merged, on their own parameters; rendering evaluates folded copies of them, tile by tile.
 """
 
 import contextlib

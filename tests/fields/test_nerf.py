@@ -153,3 +153,44 @@ def test_a_merged_field_trains(field_config: NerfFieldConfig) -> None:
     field(*rays(50))[1].sum().backward()
     assert all(p.requires_grad for p in field.parameters())
     assert any(p.grad is not None and p.grad.any() for p in field.parameters())
+
+
+@pytest.mark.parametrize("kind", ["linear", "eugen", "low-rank", "snnk", "sine"])
+def test_the_field_is_its_layers_one_after_the_other(field_config: NerfFieldConfig, kind) -> None:
+    """Readouts are merged with what reads them; values and gradients are those of the layers as they are."""
+    field = NerfField(replace(field_config, layer=replace(field_config.layer, kind=kind))).double()
+    positions, directions = (t.double() for t in rays(200))
+
+    hidden = encoded = field.encode_position(positions)
+    for index, layer in enumerate(field.trunk):
+        hidden = layer(torch.cat([encoded, hidden], dim=-1) if index in field.trunk.skips else hidden)
+    density = nn.functional.softplus(field.density_head(hidden).squeeze(-1))
+    view = field.view(torch.cat([field.feature(hidden), field.encode_direction(directions)], dim=-1))
+    expected = density, field.rgb_head(view).sigmoid()
+
+    found = field(positions, directions)
+    torch.testing.assert_close(found, expected)
+    gradients = []
+    for outputs in (found, expected):
+        field.zero_grad()
+        (outputs[0].square().sum() + outputs[1].square().sum()).backward()
+        gradients.append({name: p.grad.clone() for name, p in field.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0]["trunk.0.0.weight"].any()
+
+
+def test_nothing_as_wide_as_the_replaced_layers_is_kept(field_config: NerfFieldConfig) -> None:
+    """Across the skip and into the heads, too: layer_width is 24, m is 4, and the first trunk layer is dense."""
+    layer = LayerConfig("eugen", EUGenConfig(4, use_norm=False))
+    field = NerfField(replace(field_config, layer=layer))
+    widths: list[int] = []
+
+    def pack(saved: Tensor) -> Tensor:
+        widths.extend([saved.shape[-1]] if saved.shape[:1] == (500,) and saved.dim() == 2 else [])
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        field(*rays(500))
+    encoded = field.encode_position.out_dim
+    assert widths.count(24) == 2, "the dense layer's output, for its ReLU and for what reads it"
+    assert encoded + 4 in widths and encoded + 24 not in widths

@@ -7,6 +7,7 @@ from tyro.conf import arg, subcommand
 from eugen3d.cli.bench.approximation import BenchApproximation
 from eugen3d.cli.bench.layers import BenchLayers
 from eugen3d.cli.bench.parameters import BenchParameters
+from eugen3d.cli.bench.training import BenchTraining
 
 
 class Command(Protocol):
@@ -21,6 +22,7 @@ Measurement = (
     Annotated[BenchApproximation, subcommand("approximation", prefix_name=False)]
     | Annotated[BenchLayers, subcommand("layers", prefix_name=False)]
     | Annotated[BenchParameters, subcommand("parameters", prefix_name=False)]
+    | Annotated[BenchTraining, subcommand("training", prefix_name=False)]
 )
 
 

@@ -3,17 +3,27 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from eugen3d.layers import EUGenConfig, KindConfig, LinearConfig, LowRankConfig, SNNKConfig, fold_sequential, make_layer
+from eugen3d.layers import (
+    EUGenConfig,
+    KindConfig,
+    LinearConfig,
+    LowRankConfig,
+    SNNKConfig,
+    fold_sequential,
+    forward_merged,
+    make_layer,
+)
 from eugen3d.metrics.cost import flops_per_row
 
 ChainKind = Literal["linear", "eugen", "eugen-merged", "low-rank", "snnk", "narrow"]
 Direction = Literal["forward", "forward+backward"]
+Form = Literal["factored", "merged"]
 
 COUNTED_ROWS = 4
 
@@ -23,21 +33,36 @@ class Chain:
     """A contestant."""
 
     kind: ChainKind
-    """"eugen-merged" is the folded chain, trained as it is; for inference every EUGen chain is folded."""
+    """"eugen-merged" is the folded chain, whose products are the parameters; for inference all are folded."""
     num_features: int | None = None
     """m, the rank, or the narrow network's width; None for the dense layers."""
     order: int | None = None
     """k of an EUGen chain."""
+    form: Form | None = None
+    """How a chain of layers that end in a readout is trained: "factored", layer after layer, or "merged", on the same
+    parameters through matrices that are multiplied at every step; None of everything else."""
 
     def __str__(self) -> str:
         settings = {"m": self.num_features, "k": self.order}
-        return " ".join([self.kind, *(f"{key}={value}" for key, value in settings.items() if value is not None)])
+        words = [self.kind, *(f"{key}={value}" for key, value in settings.items() if value is not None)]
+        return " ".join(words + ([self.form] if self.form else []))
+
+
+class MergedEvaluation(nn.Module):
+    """A chain, evaluated merged (see `eugen3d.layers.merged`)."""
+
+    def __init__(self, chain: nn.Sequential) -> None:
+        super().__init__()
+        self.chain = chain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return forward_merged(self.chain, x)
 
 
 def make_chain(
     chain: Chain, width: int, depth: int, direction: Direction, use_norm: bool, generator_seed: int = 0
-) -> nn.Sequential:
-    """Build a chain in float32: folded where it is to infer or is trained merged, as it is drawn otherwise."""
+) -> nn.Module:
+    """Build a chain in float32: folded where it is to infer or its products are what is trained, else as drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_seed)
         if chain.kind == "narrow":
@@ -46,7 +71,7 @@ def make_chain(
         built = nn.Sequential(*(layer for _ in range(depth) for layer in make_layer(config, width, width)))
     if direction == "forward" or chain.kind == "eugen-merged":
         return fold_sequential(copy.deepcopy(built)).requires_grad_(direction != "forward")
-    return built
+    return MergedEvaluation(built) if chain.form == "merged" else built
 
 
 def chains_for(
@@ -67,24 +92,26 @@ def chains_for(
             eugens = [Chain("eugen", m, k) for m in num_features for k in orders]
             widths = {_equal_width(chain, width, depth, use_norm) for chain in eugens}
             chains += [Chain(kind, narrow) for narrow in sorted(widths)]
-        elif kind in ("eugen", "eugen-merged"):
-            if kind == "eugen" or direction != "forward":
+        elif kind == "eugen-merged":
+            if direction != "forward":
                 chains += [Chain(kind, m, k) for k in orders for m in num_features]
         else:
-            chains += [Chain(kind, m) for m in num_features]
+            ends_in_readout = kind != "low-rank"
+            forms = get_args(Form) if ends_in_readout and direction != "forward" else (None,)
+            kind_orders = orders if kind == "eugen" else (None,)
+            chains += [Chain(kind, m, k, form) for k in kind_orders for m in num_features for form in forms]
     return chains
 
 
-def count_flops(module: nn.Module, width: int, direction: Direction) -> float:
-    """Operations that one row takes in products of matrices, counted while a few rows go through; the input takes no
-    gradient."""
-    x = torch.zeros(COUNTED_ROWS, width)
+def count_flops(module: nn.Module, width: int, direction: Direction, rows: int = COUNTED_ROWS) -> float:
+    """Operations that one of so many rows takes in products of matrices, those that form other matrices included,
+    counted while a copy without memory is evaluated; the input takes no gradient."""
+    module, x = copy.deepcopy(module).to("meta"), torch.zeros(rows, width, device="meta")
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(direction != "forward"):
         y = module(x)
         if direction != "forward":
             y.backward(torch.ones_like(y))
-    module.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / COUNTED_ROWS
+    return counter.get_total_flops() / rows
 
 
 def _config(chain: Chain, use_norm: bool) -> KindConfig:

@@ -54,7 +54,6 @@ class Contest:
     backends: Sequence[Backend]
     unavailable: dict[str, str] = field(default_factory=dict)
     _modules: dict[Chain, nn.Module] = field(default_factory=dict)
-    _flops: dict[Chain, float] = field(default_factory=dict)
     _built: dict[tuple[Chain, Backend, int], nn.Module] = field(default_factory=dict)
     _trained: dict[tuple[Chain, Backend], Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
@@ -128,7 +127,6 @@ class Contest:
         if chain not in self._modules:
             shape = self.shape
             module = make_chain(chain, shape.width, shape.depth, shape.direction, shape.use_norm)
-            self._flops[chain] = count_flops(module, shape.width, shape.direction)
             self._modules[chain] = module.to(shape.device, shape.dtype)
         return self._modules[chain]
 
@@ -140,4 +138,5 @@ class Contest:
         memory = held + peak_allocation(call, x.device)
         module.zero_grad(set_to_none=True)
         count = sum(parameter.numel() for parameter in module.parameters())
-        return Measured(chain, backend, seconds, self._flops[chain], count, memory)
+        flops = count_flops(module, self.shape.width, self.shape.direction, len(x))
+        return Measured(chain, backend, seconds, flops, count, memory)

@@ -48,7 +48,8 @@ class BenchLayers:
     """What evaluates the chains; gradients come from eager and compiled alone."""
     kinds: tuple[ChainKind, ...] = get_args(ChainKind)
     """Layer kinds. narrow is the plain network of a folded EUGen chain's cost; eugen-merged the folded chain, trained
-    as it is, where eugen is trained factored."""
+    as it is. eugen and snnk are trained in two forms on the same parameters: factored, layer after layer, and merged,
+    through products of neighbouring matrices that every step forms."""
     num_features: tuple[int, ...] = (32, 64, 128)
     """m of EUGen and SNNK chains, ranks of low-rank ones."""
     orders: tuple[int, ...] = (1, 2)
@@ -170,6 +171,7 @@ class BenchLayers:
             "kind": measured.chain.kind,
             "num_features": measured.chain.num_features,
             "order": measured.chain.order,
+            "form": measured.chain.form,
             "width": shape.width,
             "depth": shape.depth,
             "batch": batch,

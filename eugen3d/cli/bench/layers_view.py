@@ -74,7 +74,31 @@ def _verdict(group: list[Row]) -> list[str]:
         lines.append(
             f"{title}: EUGen chains take {min(ratios):.2f} to {max(ratios):.2f} times the narrow network of equal FLOPs"
         )
+    return lines + _training_verdict(title, best)
+
+
+def _training_verdict(title: str, best: list[Row]) -> list[str]:
+    """How EUGen chains stand to the dense one, layers and products trained, narrow ones apart from wide."""
+    dense = next((row for row in best if row["kind"] == "linear"), None)
+    if dense is None or dense["direction"] == "forward":
+        return []
+    lines = []
+    for what, is_wide in (("m up to width/4", False), ("larger m, two products for one where not merged", True)):
+        for kind, form in (("eugen", "merged"), ("eugen", "factored"), ("eugen-merged", None)):
+            rows = [row for row in best if (row["kind"], row["form"]) == (kind, form)]
+            rows = [row for row in rows if (4 * row["num_features"] > row["width"]) == is_wide]
+            if rows:
+                time, memory = (
+                    _range([row[key] / dense[key] for row in rows]) for key in ("seconds", "peak_memory_bytes")
+                )
+                trained = f"{kind} {form}" if form else kind
+                lines.append(f"{title}, {what}: {trained} takes {time} of the dense time, {memory} of its memory")
     return lines
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _table(group: list[Row]) -> Table:
@@ -96,7 +120,11 @@ def _table(group: list[Row]) -> Table:
 
 def _chains(group: Sequence[Row]) -> list[list[Row]]:
     """The rows of a comparison by chain."""
-    return [list(rows) for _, rows in groupby(group, key=lambda row: (row["kind"], row["num_features"], row["order"]))]
+    return [list(rows) for _, rows in groupby(group, key=_chain)]
+
+
+def _chain(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("kind", "num_features", "order", "form"))
 
 
 def _best(chain: Sequence[Row]) -> Row:
@@ -113,4 +141,4 @@ def _title(row: Row) -> str:
 
 def _chain_name(row: Row) -> str:
     settings = [f"{key}={row[name]}" for key, name in (("m", "num_features"), ("k", "order")) if row[name] is not None]
-    return " ".join([row["kind"], *settings])
+    return " ".join([row["kind"], *settings, *([row["form"]] if row["form"] else [])])

@@ -54,7 +54,19 @@ def test_the_result_has_its_keys_and_is_shown(tmp_path: Path, capsys: pytest.Cap
     ]
     for row in result["rows"]:
         assert list(row) == [
-            *("kind", "num_features", "order", "width", "depth", "batch", "dtype", "backend", "direction", "seconds"),
+            *(
+                "kind",
+                "num_features",
+                "order",
+                "form",
+                "width",
+                "depth",
+                "batch",
+                "dtype",
+                "backend",
+                "direction",
+                "seconds",
+            ),
             *("speedup", "peak_fraction", "num_parameters", "peak_memory_bytes", "flops"),
         ]
         assert row["seconds"] > 0 and row["peak_memory_bytes"] > 4 * row["num_parameters"]
