@@ -104,15 +104,23 @@ template <int N, typename Out>
 inline void product_block(const float *x, int stride, const float *panel, int inputs, const float *bias, bool relu,
                           Out *y, int out_stride) {
     Vector sums[ROWS][N];
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
         for (int n = 0; n < N; ++n) sums[row][n] = *reinterpret_cast<const Vector *>(bias + n * LANES);
+#pragma GCC unroll 2
     for (int i = 0; i < inputs; ++i) {
         Vector weights[N];
+#pragma GCC unroll 8
         for (int n = 0; n < N; ++n) weights[n] = *reinterpret_cast<const Vector *>(panel + (i * N + n) * LANES);
+#pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
             for (int n = 0; n < N; ++n) sums[row][n] += x[row * stride + i] * weights[n];
     }
+#pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 8
         for (int n = 0; n < N; ++n)
             store(y + row * out_stride + n * LANES, relu ? rectified(sums[row][n]) : sums[row][n]);
 }
@@ -206,33 +214,55 @@ void multiply_degrees(float *u, const Step &step) {
     }
 }
 
-// The buffers of one thread: `width` columns each.
+// Rows in memory, `stride` elements apart.
+template <typename T>
+struct Rows {
+    const T *start;
+    int stride;
+};
+
+// The buffers of one thread, of TILE rows each.
 template <typename T>
 struct Scratch {
     T *input, *from, *to, *joined;
     float *projections, *factor;
 };
 
+// A bfloat16 product takes its inputs in pairs: the one beyond the last has weight zero, but may not be NaN.
 template <typename T>
-void run_features(const Step &step, const T *x, int stride, int rows, const Scratch<T> &scratch, int width) {
-    const T *weight = static_cast<const T *>(step.weight);
+void end_in_zero(T *x, int stride, int rows, int columns) {
+    if (sizeof(T) == 2 && columns % 2)
+        for (int row = 0; row < rows; ++row) x[row * stride + columns] = T{};
+}
+
+template <typename T>
+void copy_rows(const T *x, int stride, int rows, int columns, T *y, int out_stride) {
+    for (int row = 0; row < rows; ++row)
+        std::memcpy(y + static_cast<size_t>(row) * out_stride, x + static_cast<size_t>(row) * stride,
+                    columns * sizeof(T));
+}
+
+template <typename T>
+void run_features(const Step &step, Rows<T> x, int rows, const Scratch<T> &scratch, T *y, int out_stride) {
+    const int width = padded(step.out_features), rank = padded(step.norm_rank);
     float *u = scratch.projections;
-    product(x, stride, rows, weight, step.bias, step.in_features, step.out_features, false, u, width);
+    product(x.start, x.stride, rows, static_cast<const T *>(step.weight), step.bias, step.in_features,
+            step.out_features, false, u, width);
     if (step.norm_weight && step.norm_rank)
-        product(x, stride, rows, static_cast<const T *>(step.norm_factor), step.norm_offset, step.in_features,
-                step.norm_rank, false, scratch.factor, width);
+        product(x.start, x.stride, rows, static_cast<const T *>(step.norm_factor), step.norm_offset, step.in_features,
+                step.norm_rank, false, scratch.factor, rank);
     for (int row = 0; row < rows; ++row) {
         float *projections = u + row * width;
         if (step.norm_weight) {
             float square = 0;
             if (step.norm_rank)
                 for (int i = 0; i < step.norm_rank; ++i) {
-                    const float value = scratch.factor[row * width + i];
+                    const float value = scratch.factor[row * rank + i];
                     square += value * value;
                 }
             else
                 for (int i = 0; i < step.in_features; ++i) {
-                    const float value = to_float(x[row * stride + i]);
+                    const float value = to_float(x.start[row * x.stride + i]);
                     square += value * value;
                 }
             // An infinite norm times a zero weight would be NaN; a NaN stays one.
@@ -241,45 +271,46 @@ void run_features(const Step &step, const T *x, int stride, int rows, const Scra
         }
         if (step.order > 1) multiply_degrees(projections, step);
         activate(projections, features_of(step), step.activation);
-        for (int i = 0; i < features_of(step); ++i) store(scratch.to + row * width + i, projections[i]);
+        for (int i = 0; i < features_of(step); ++i) store(y + row * out_stride + i, projections[i]);
     }
 }
 
+// The rows are read where they lie and the results written where they belong, unless a product would read or write
+// beyond them: it takes ROWS rows and whole vectors.
 template <typename T>
 void run_tile(const Step *steps, int count, const T *x, int rows, int in_features, T *y, int out_features,
-              Scratch<T> scratch, int width) {
+              Scratch<T> scratch) {
     const int whole = (rows + ROWS - 1) / ROWS * ROWS;
-    for (int row = 0; row < rows; ++row) {
-        std::memcpy(scratch.input + row * width, x + static_cast<size_t>(row) * in_features, in_features * sizeof(T));
-        // A bfloat16 product takes its inputs in pairs: the one beyond the last has weight zero, but may not be NaN.
-        scratch.input[row * width + in_features] = T{};
+    Rows<T> input{x, in_features};
+    if (whole != rows || (sizeof(T) == 2 && in_features % 2)) {
+        input = {scratch.input, padded(in_features)};
+        copy_rows(x, in_features, rows, in_features, scratch.input, input.stride);
+        end_in_zero(scratch.input, input.stride, rows, in_features);
     }
-    const T *from = scratch.input;
+    Rows<T> from = input;
     for (int index = 0; index < count; ++index) {
         const Step &step = steps[index];
         if (step.concatenates_input) {
-            const int hidden = step.in_features - in_features;
-            for (int row = 0; row < rows; ++row) {
-                T *joined = scratch.joined + row * width;
-                std::memcpy(joined, scratch.input + row * width, in_features * sizeof(T));
-                std::memcpy(joined + in_features, from + row * width, hidden * sizeof(T));
-                joined[step.in_features] = T{};
-            }
-            from = scratch.joined;
+            const int stride = padded(step.in_features), hidden = step.in_features - in_features;
+            copy_rows(input.start, input.stride, rows, in_features, scratch.joined, stride);
+            copy_rows(from.start, from.stride, rows, hidden, scratch.joined + in_features, stride);
+            end_in_zero(scratch.joined, stride, rows, step.in_features);
+            from = {scratch.joined, stride};
         }
-        const bool is_plain = step.order == 1 && !step.norm_weight && step.activation <= RELU;
-        if (is_plain)
-            product(from, width, whole, static_cast<const T *>(step.weight), step.bias, step.in_features,
-                    step.out_features, step.activation == RELU, scratch.to, width);
+        const int features = features_of(step);
+        const bool is_direct = index + 1 == count && whole == rows && out_features % LANES == 0;
+        T *to = is_direct ? y : scratch.to;
+        const int stride = is_direct ? out_features : padded(features);
+        if (step.order == 1 && !step.norm_weight && step.activation <= RELU)
+            product(from.start, from.stride, whole, static_cast<const T *>(step.weight), step.bias, step.in_features,
+                    step.out_features, step.activation == RELU, to, stride);
         else
-            run_features(step, from, width, whole, scratch, width);
-        if (sizeof(T) == 2)
-            for (int row = 0; row < rows; ++row) scratch.to[row * width + features_of(step)] = T{};
-        from = scratch.to;
+            run_features(step, from, whole, scratch, to, stride);
+        if (!is_direct) end_in_zero(to, stride, rows, features);
+        from = {to, stride};
         std::swap(scratch.from, scratch.to);
     }
-    for (int row = 0; row < rows; ++row)
-        std::memcpy(y + static_cast<size_t>(row) * out_features, from + row * width, out_features * sizeof(T));
+    if (from.start != y) copy_rows(from.start, from.stride, rows, out_features, y, out_features);
 }
 
 // Fresh memory comes in pages of 4 KiB, each a fault at its first write: in large ones there are 512 times fewer.
@@ -295,10 +326,10 @@ void ask_for_large_pages(void *start, size_t bytes) {
 
 template <typename T>
 int run(const Step *steps, int count, const T *x, int64_t rows, int in_features, T *y, int num_threads) {
-    int width = padded(in_features + 1);
+    int width = padded(in_features);  // of what a step sees, projects to and takes the norm of: whole vectors
     for (int index = 0; index < count; ++index) {
         const Step &step = steps[index];
-        width = std::max({width, padded(step.in_features + 1), padded(step.out_features + 1), padded(step.norm_rank)});
+        width = std::max({width, padded(step.in_features), padded(step.out_features), padded(step.norm_rank)});
     }
     const int out_features = features_of(steps[count - 1]);
     const int64_t tiles = (rows + TILE - 1) / TILE;
@@ -315,12 +346,12 @@ int run(const Step *steps, int count, const T *x, int64_t rows, int in_features,
             float *wide = reinterpret_cast<float *>(memory + 4 * buffer * sizeof(T));
             scratch = {narrow, narrow + buffer, narrow + 2 * buffer, narrow + 3 * buffer, wide, wide + buffer};
         }
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)  // a core that others use holds up nobody
         for (int64_t tile = 0; tile < tiles; ++tile) {  // every thread has to come by here, without memory, too
             const int64_t start = tile * TILE;
             if (memory) {
                 run_tile(steps, count, x + start * in_features, static_cast<int>(std::min<int64_t>(TILE, rows - start)),
-                         in_features, y + start * out_features, out_features, scratch, width);
+                         in_features, y + start * out_features, out_features, scratch);
             } else {
 #pragma omp atomic write
                 failed = true;

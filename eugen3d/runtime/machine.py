@@ -24,6 +24,14 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def why_no_cuda() -> str | None:
+    """Why nothing can be evaluated by CUDA here; None where it can."""
+    if torch.version.cuda is not None and torch.cuda.is_available():
+        return None
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return f"no CUDA device was found (torch {torch.__version__}, {built}), expected one"
+
+
 def cpu_line(*keys: str) -> str:
     """What the kernel says of the first processor under one of these keys; "" where it says nothing."""
     cpuinfo = Path("/proc/cpuinfo")

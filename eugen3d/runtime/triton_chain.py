@@ -14,6 +14,7 @@ from eugen3d.layers.features import Phi
 from eugen3d.layers.maps import is_features
 from eugen3d.layers.structure import is_affine_map
 from eugen3d.runtime.chains import flat_maps, replace_runs
+from eugen3d.runtime.machine import why_no_cuda
 from eugen3d.runtime.steps import activation_of, why_no_step
 
 MAX_COLUMNS = 512
@@ -158,9 +159,8 @@ def load_kernel() -> ModuleType:
         kernel = importlib.import_module("eugen3d.runtime.triton_kernel")
     except ImportError as error:
         raise TritonUnavailable(f"Triton cannot be imported ({error}), expected it installed, on Linux") from None
-    if not kernel.IS_INTERPRETED and (torch.version.cuda is None or not torch.cuda.is_available()):
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise TritonUnavailable(f"no CUDA device was found (torch {torch.__version__}, {built}), expected one")
+    if not kernel.IS_INTERPRETED and (reason := why_no_cuda()) is not None:
+        raise TritonUnavailable(reason)
     return kernel
 
 

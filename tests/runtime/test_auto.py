@@ -197,5 +197,5 @@ def test_real_backends_are_measured_and_agree(choices_file: Path) -> None:
     module, x = build(chain), torch.randn(MIN_ROWS + 3, 2)
     torch.testing.assert_close(module(x), chain(x), rtol=1e-4, atol=1e-5)
     assert isinstance(module, AutoModule)
-    assert set(module.__dict__["_built"]) | set(module.unavailable) == {"eager", "compiled", "native", "triton"}
+    assert set(module.__dict__["_built"]) | set(module.unavailable) == {"eager", "compiled", "native", "triton", "tcnn"}
     assert choices_file.exists()

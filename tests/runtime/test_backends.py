@@ -19,7 +19,15 @@ from eugen3d.layers import (
     SNNKConfig,
     fold,
 )
-from eugen3d.runtime import Backend, NativeChain, RuntimeFallbackWarning, TiledModule, TritonUnavailable, build
+from eugen3d.runtime import (
+    Backend,
+    NativeChain,
+    RuntimeFallbackWarning,
+    TcnnUnavailable,
+    TiledModule,
+    TritonUnavailable,
+    build,
+)
 from eugen3d.runtime.chains import CastChain, replace_chains
 from eugen3d.runtime.library import load_library
 
@@ -67,12 +75,12 @@ def small_norm_field(field_config: NerfFieldConfig) -> NerfField:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("backend", get_args(Backend))
 def test_every_backend_agrees_with_eager(small_norm_field: NerfField, backend: Any) -> None:
-    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if backend in ("triton", "tcnn") and torch.cuda.is_available() else "cpu"
     field, inputs = small_norm_field.to(device), [x.to(device) for x in rays(50)]
     with warnings.catch_warnings(action="error", category=RuntimeFallbackWarning):
         try:
             built = build(field, backend)
-        except (TritonUnavailable, RuntimeFallbackWarning) as reason:
+        except (TritonUnavailable, TcnnUnavailable, RuntimeFallbackWarning) as reason:
             pytest.skip(f"{backend}: {reason}")
     for ours, theirs in zip(built(*inputs), field(*inputs), strict=True):
         torch.testing.assert_close(ours, theirs, **FLOAT32)

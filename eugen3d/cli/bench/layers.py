@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,8 +14,9 @@ from rich.console import Console
 from eugen3d.cli.bench.chains import ChainKind, Direction, chains_for
 from eugen3d.cli.bench.contest import TRAINING_BACKENDS, Contest, Measured, Shape
 from eugen3d.cli.bench.layers_view import plots, remarks, tables
+from eugen3d.cli.bench.measured import MeasuredSoFar
 from eugen3d.cli.bench.report import write_bench_report
-from eugen3d.cli.bench.timing import SQUARES, matmul_flops_per_second
+from eugen3d.cli.bench.timing import SQUARES, copy_bytes_per_second, matmul_flops_per_second
 from eugen3d.cli.conditions import device_name, load_average, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
@@ -61,7 +63,8 @@ class BenchLayers:
     device: str = "cpu"
     """cpu or cuda."""
     output: Path | None = None
-    """A JSON file for the result."""
+    """A JSON file for the result. What is measured is kept beside it until it is written: interrupted, the same call on
+    the same machine goes on from there."""
     report: Path | None = None
     """An HTML file for the result."""
 
@@ -69,10 +72,14 @@ class BenchLayers:
         """Run the command."""
         self.check()
         device = resolve_device(self.device)
-        result = self._measure(device)
+        console = Console()
+        measured = MeasuredSoFar.open(self.output, self._conditions(device))
+        if len(measured):
+            console.print(f"going on from {measured.path}", highlight=False, soft_wrap=True)
+        result = self._measure(device, measured)
         if self.output:
             write_whole(self.output, json.dumps(result, indent=2) + "\n")
-        console = Console()
+        measured.remove()
         notes = remarks(result)
         for table in tables(result["rows"]):
             console.print(table)
@@ -115,10 +122,20 @@ class BenchLayers:
             if (path := getattr(self, name)) is not None and path.is_dir():
                 raise UsageError(f"--{name} {path}: is a folder, expected a file's name")
 
-    def _measure(self, device: torch.device) -> dict[str, Any]:
+    def _conditions(self, device: torch.device) -> dict[str, Any]:
+        """What the measurements depend on."""
+        return {
+            "hardware": device_name(device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(device),
+            "settings": {key: value for key, value in asdict(self).items() if key not in ("output", "report")},
+        }
+
+    def _measure(self, device: torch.device, measured: MeasuredSoFar) -> dict[str, Any]:
         rows: list[Row] = []
         load = load_average()
-        peaks = {dtype: self._peak(dtype, device) for dtype in self.dtypes}
+        peaks = {dtype: measured.take(f"peak {dtype}", partial(self._peak, dtype, device)) for dtype in self.dtypes}
+        bandwidth = measured.take("bandwidth", lambda: copy_bytes_per_second(self.rounds, device))
         unavailable: dict[str, str] = {}
         contests = list(self._contests(device))
         with progress_bar() as bar, _many_compilations("compiled" in self.backends):
@@ -126,26 +143,33 @@ class BenchLayers:
             for contest in contests:
                 contest.unavailable = unavailable
                 for batch in self.batches:
-                    bar.update(task, description=f"{_name(contest.shape)}, {batch} rows")
-                    measured = contest.measure(batch, self.rounds, lambda: bar.advance(task))
-                    rows += [self._row(contest.shape, batch, one) for one in measured]
+                    name = f"{_name(contest.shape)}, {batch} rows"
+                    bar.update(task, description=name, advance=contest.turns * self.rounds if name in measured else 0)
+                    found = measured.take(name, partial(self._compare, contest, batch, lambda: bar.advance(task)))
+                    rows += found["rows"]
+                    unavailable |= found["unavailable"]
                 contest.forget()
                 if "compiled" in self.backends:
                     torch._dynamo.reset()
         for row in rows:
             row["speedup"] = speedup(row, rows)
-            row["peak_fraction"] = row["flops"] * row["batch"] / row["seconds"] / peaks[row["dtype"]]
+            at_peak = row["flops"] * row["batch"] / peaks[row["dtype"]]
+            row["peak_fraction"] = at_peak / row["seconds"]
+            row["roofline_fraction"] = max(at_peak, row["bytes"] / bandwidth) / row["seconds"]
         return {
             "date": now(),
-            "hardware": device_name(device),
-            "threads": torch.get_num_threads(),
             "load_average": load,
-            "versions": versions(device),
-            "settings": {key: value for key, value in asdict(self).items() if key not in ("output", "report")},
+            **self._conditions(device),
             "peak_flops_per_second": peaks,
+            "bandwidth_bytes_per_second": bandwidth,
             "unavailable": unavailable,
             "rows": rows,
         }
+
+    def _compare(self, contest: Contest, batch: int, on_turn: Callable[[], None]) -> dict[str, Any]:
+        """The rows of one comparison, and what could not take part in it."""
+        rows = [self._row(contest.shape, batch, one) for one in contest.measure(batch, self.rounds, on_turn)]
+        return {"rows": rows, "unavailable": dict(contest.unavailable)}
 
     def _contests(self, device: torch.device) -> Iterator[Contest]:
         for width in self.widths:
@@ -181,9 +205,11 @@ class BenchLayers:
             "seconds": measured.seconds,
             "speedup": None,
             "peak_fraction": None,
+            "roofline_fraction": None,
             "num_parameters": measured.num_parameters,
             "peak_memory_bytes": measured.peak_memory_bytes,
             "flops": measured.flops,
+            "bytes": bytes_moved(shape, batch, measured.num_parameters),
         }
 
 
@@ -192,6 +218,15 @@ def speedup(row: Row, rows: list[Row]) -> float | None:
     same = ("width", "depth", "batch", "dtype", "direction")
     dense = [r["seconds"] for r in rows if r["kind"] == "linear" and all(r[key] == row[key] for key in same)]
     return min(dense) / row["seconds"] if dense else None
+
+
+def bytes_moved(shape: Shape, batch: int, num_parameters: int) -> int:
+    """What a call has to move at least: parameters and rows in, rows out; in training gradients of both, too.
+
+    The input takes no gradient. What passes between layers is not counted: it may stay in a cache.
+    """
+    rows, parameters = (2, 1) if shape.direction == "forward" else (3, 2)
+    return (rows * batch * shape.width + parameters * num_parameters) * shape.dtype.itemsize
 
 
 def _name(shape: Shape) -> str:

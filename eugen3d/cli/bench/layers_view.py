@@ -45,6 +45,10 @@ def remarks(result: dict[str, Any]) -> list[str]:
         f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
         for dtype, peak in result["peak_flops_per_second"].items()
     ]
+    notes.append(
+        f"the bound is the longer of the products at that peak and the rows and parameters once through memory, at "
+        f"{si(result['bandwidth_bytes_per_second'], 'B/s')} as a large copy has it"
+    )
     if over := [row for row in result["rows"] if row["peak_fraction"] > 1]:
         most = max(over, key=lambda row: row["peak_fraction"])
         notes.append(
@@ -105,7 +109,7 @@ def _table(group: list[Row]) -> Table:
     backends = list(dict.fromkeys(row["backend"] for row in group))
     table = Table(title=_title(group[0]), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("chain")
-    for heading in ("params", *(f"{backend} ms" for backend in backends), "speedup", "peak", "memory"):
+    for heading in ("params", *(f"{backend} ms" for backend in backends), "speedup", "peak", "bound", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for chain in _chains(group):
         best, seconds = _best(chain), {row["backend"]: row["seconds"] for row in chain}
@@ -113,7 +117,8 @@ def _table(group: list[Row]) -> Table:
         speedup = "–" if best["speedup"] is None else f"{best['speedup']:.3g}×"
         memory = si(best["peak_memory_bytes"], "B")
         table.add_row(
-            _chain_name(best), si(best["num_parameters"]), *times, speedup, f"{best['peak_fraction']:.0%}", memory
+            *(_chain_name(best), si(best["num_parameters"]), *times, speedup),
+            *(f"{best['peak_fraction']:.0%}", f"{best['roofline_fraction']:.0%}", memory),
         )
     return table
 

@@ -19,6 +19,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write 
 SHORTEST = 0.02
 """Seconds that a contestant's turn takes at least: quicker calls are repeated."""
 MOST_REPEATS = 1000
+COPIED_BYTES = 1 << 27
+"""Of the tensor that the bandwidth is measured on: no processor's cache holds it, and few GPUs'."""
 SQUARES = (512, 1024, 2048)
 """Sizes of the square products that the peak is sought among."""
 
@@ -57,6 +59,13 @@ def matmul_flops_per_second(
             calls[rows, inner, columns, "onednn"] = _onednn_product(left, right)
     seconds = time_in_turn(calls, rounds, device)
     return max(2 * rows * inner * columns / taken for (rows, inner, columns, _), taken in seconds.items())
+
+
+def copy_bytes_per_second(rounds: int, device: torch.device) -> float:
+    """Bytes read and written a second as one large tensor is copied into another (McCalpin 1995, STREAM copy)."""
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device).fill_(1)
+    target = torch.zeros_like(source).fill_(2)  # written, so that its pages are there
+    return 2 * COPIED_BYTES / time_in_turn({"copy": lambda: target.copy_(source)}, rounds, device)["copy"]
 
 
 def peak_allocation(call: Call, device: torch.device) -> int:

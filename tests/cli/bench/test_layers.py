@@ -9,6 +9,7 @@ import torch
 
 from eugen3d.cli.bench import contest
 from eugen3d.cli.bench.chains import Chain, chains_for, count_flops, make_chain
+from eugen3d.cli.bench.layers import bytes_moved
 from eugen3d.cli.bench.layers_view import remarks
 from eugen3d.cli.bench.timing import peak_allocation, time_in_turn
 from eugen3d.cli.main import main
@@ -30,6 +31,7 @@ def bench(*arguments: str) -> None:
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eugen3d.cli.bench.layers.SQUARES", (32,))
     monkeypatch.setattr("eugen3d.cli.bench.timing.SHORTEST", 0.0)
+    monkeypatch.setattr("eugen3d.cli.bench.timing.COPIED_BYTES", 1 << 12)
 
 
 def result_of(path: Path, *arguments: str) -> dict[str, Any]:
@@ -42,32 +44,22 @@ def test_the_result_has_its_keys_and_is_shown(tmp_path: Path, capsys: pytest.Cap
     assert list(result) == [
         *(
             "date",
+            "load_average",
             "hardware",
             "threads",
-            "load_average",
             "versions",
             "settings",
             "peak_flops_per_second",
+            "bandwidth_bytes_per_second",
             "unavailable",
             "rows",
         )
     ]
     for row in result["rows"]:
         assert list(row) == [
-            *(
-                "kind",
-                "num_features",
-                "order",
-                "form",
-                "width",
-                "depth",
-                "batch",
-                "dtype",
-                "backend",
-                "direction",
-                "seconds",
-            ),
-            *("speedup", "peak_fraction", "num_parameters", "peak_memory_bytes", "flops"),
+            *("kind", "num_features", "order", "form", "width", "depth", "batch", "dtype", "backend", "direction"),
+            *("seconds", "speedup", "peak_fraction", "roofline_fraction", "num_parameters", "peak_memory_bytes"),
+            *("flops", "bytes"),
         ]
         assert row["seconds"] > 0 and row["peak_memory_bytes"] > 4 * row["num_parameters"]
     trained = {row["kind"] for row in result["rows"] if row["direction"] == "forward+backward"}
@@ -88,6 +80,92 @@ def test_speedup_and_share_are_computed_from_the_rows(tmp_path: Path) -> None:
         assert row["speedup"] == pytest.approx(dense / row["seconds"])
         rate = row["flops"] * row["batch"] / row["seconds"]
         assert row["peak_fraction"] == pytest.approx(rate / result["peak_flops_per_second"]["float32"])
+        shortest = max(
+            row["flops"] * row["batch"] / result["peak_flops_per_second"]["float32"],
+            row["bytes"] / result["bandwidth_bytes_per_second"],
+        )
+        assert row["roofline_fraction"] == pytest.approx(shortest / row["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("direction", "dtype", "expected"),
+    [
+        ("forward", torch.float32, 4 * (2 * 10 * 16 + 100)),  # rows in, rows out, parameters
+        ("forward", torch.bfloat16, 2 * (2 * 10 * 16 + 100)),
+        ("forward+backward", torch.float32, 4 * (3 * 10 * 16 + 2 * 100)),  # and the gradients of output and parameters
+    ],
+)
+def test_what_has_to_be_moved_is_counted(direction: Any, dtype: torch.dtype, expected: int) -> None:
+    assert bytes_moved(contest.Shape(16, 3, dtype, direction, False, CPU), 10, 100) == expected
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, measured, measure = tmp_path / "r.json", [], contest.Contest.measure
+
+    def interrupted(self: contest.Contest, batch: int, *rest: Any) -> Any:
+        measured.append((self.shape.direction, batch))
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return measure(self, batch, *rest)
+
+    monkeypatch.setattr(contest.Contest, "measure", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        bench("--output", str(path))
+    kept = json.loads((tmp_path / "r.json.partial").read_text())["measured"]
+    assert not path.exists() and len(kept) == 4, "the peak, the bandwidth and two comparisons"
+    result = result_of(path)
+    assert measured[2:] == [("forward+backward", 32), ("forward+backward", 32), ("forward+backward", 64)]
+    first = [row for row in result["rows"] if row["direction"] == "forward" and row["batch"] == 32]
+    before = kept["3x16 float32 forward, 32 rows"]["rows"]
+    assert [row["seconds"] for row in first] == [row["seconds"] for row in before] and before
+    assert {(row["direction"], row["batch"]) for row in result["rows"]} == set(measured)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"], "it is gone with the result there"
+
+
+def test_what_was_unavailable_before_the_interruption_is_still_said(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    settings = ("--backends", "eager", "tcnn", "--kinds", "linear")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eugen3d.runtime.tcnn_chain.why_no_cuda", lambda: "no GPU today")
+        patch.setattr("eugen3d.cli.bench.layers.write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            bench(*settings, "--output", str(path))
+    assert result_of(path, *settings)["unavailable"] == {"tcnn": "runtime tcnn: no GPU today"}
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("{", [], "cannot be read, expected an interrupted call's progress; delete it"),
+        (
+            '{"conditions": {}, "measured": {}}',
+            [],
+            "is of a call with other hardware, threads, versions, settings",
+        ),
+        (None, ["--rounds", "2"], "is of a call with other settings, expected the same; repeat that or delete it"),
+    ],
+)
+def test_progress_of_something_else_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    arguments: list[str],
+    message: str,
+) -> None:
+    path, partial = tmp_path / "r.json", tmp_path / "r.json.partial"
+    if content is None:
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+            patch.setattr(contest.Contest, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            bench("--output", str(path))
+        capsys.readouterr()
+    else:
+        partial.write_text(content)
+    before = partial.read_text()
+    with pytest.raises(SystemExit) as stopped:
+        bench(*arguments, "--output", str(path))
+    assert stopped.value.code == 2 and capsys.readouterr().err.startswith(f"error: {partial}: {message}")
+    assert partial.read_text() == before and not path.exists()
 
 
 def test_without_a_dense_chain_there_is_no_speedup(tmp_path: Path) -> None:
