@@ -40,6 +40,8 @@ LAZY: set[tuple[str, str]] = {
     ("runtime", "tinycudann"),
     ("cli", "timm"),
     ("cli", "transformers"),
+    ("cli", "submitit"),
+    ("cli", "ray"),
 }
 """Heavy or optional packages, and the one package of ours that may import each inside a function."""
 

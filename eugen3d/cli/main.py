@@ -10,10 +10,11 @@ from rich.console import Console
 from eugen3d.cli.bench import bench
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
+from eugen3d.cli.experiment.command import Experiment
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
 
-COMMANDS = {"bench": bench, "distill": Distill, "score": Score}
+COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "score": Score}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -22,7 +23,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: its name and arguments; by default those that the process was started with.
 
-    Exit codes: 0 done, 2 input that cannot be used or a file that cannot be written, 130 interrupted.
+    Exit codes: 0 done, 1 a job of an experiment failed, 2 input that cannot be used or a file that cannot be written,
+    130 interrupted.
     """
     try:
         command = tyro.extras.subcommand_cli_from_dict(

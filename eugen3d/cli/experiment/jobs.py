@@ -1,0 +1,229 @@
+"""An experiment's jobs: its file spelled out into commands, in the order that they need each other."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.experiment.flags import parse_distill, parse_score, parse_train, to_arguments
+from eugen3d.cli.experiment.specification import TEACHER, JobEntry, Scene, Specification
+from eugen3d.cli.renders import file_hash, fingerprint
+from eugen3d.cli.runs import find_checkpoint, load_config
+
+Kind = Literal["given", "train", "distill", "score"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What all jobs of a call have in common."""
+
+    output_dir: Path
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command, the folder that it works in and what it leaves there; or a run that is there already."""
+
+    scene: str
+    group: str
+    """Its name without the seed."""
+    name: str
+    """Its name in its scene."""
+    kind: Kind
+    arguments: tuple[str, ...]
+    """The command's, after its name; a training's lack what goes on from a checkpoint."""
+    folder: Path
+    """Named after name and fingerprint, so that other settings never meet this one's files."""
+    product: Path
+    """The run's config.yml, or a score's JSON file; there when the job is done."""
+    fingerprint: str
+    """Of everything that the product depends on."""
+    threads: int = 1
+    device: str = "cpu"
+    seed: int | None = None
+    steps: int = 0
+    """A training's."""
+    input: "Job | None" = None
+    """The job whose product this one starts from."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The flags of its entry, with the values that the grid gives them."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Scene and name."""
+        return self.scene, self.name
+
+
+def make_jobs(specification: Specification, conditions: Conditions) -> list[Job]:
+    """All runs of all scenes, inputs before what starts from them; a given teacher is a job that is done.
+
+    Raises:
+        UsageError: a flag, a teacher or an order of jobs that cannot be; the message names file and key.
+    """
+    order = _ordered(specification)
+    jobs = []
+    for scene in specification.scenes:
+        made: dict[str, list[Job]] = {}
+        if specification.scenes[scene].teacher:
+            made[TEACHER] = [_given(specification, scene, conditions)]
+        for name in order:
+            made[name] = list(_expand(specification, scene, name, made, conditions))
+        own = list(itertools.chain(*made.values()))
+        for job in own:
+            if [other.name for other in own].count(job.name) > 1:
+                raise UsageError(f"{specification.path}: jobs: two are called {job.name}, expected names that differ")
+        groups = dict.fromkeys(job.group for job in own)
+        if specification.compare_with not in groups:
+            raise UsageError(
+                f"{specification.path}: compare-with: found {specification.compare_with!r}, expected one of "
+                f"{', '.join(groups)}"
+            )
+        jobs += own
+    return jobs
+
+
+def make_score_job(specification: Specification, runs: Sequence[Job], conditions: Conditions) -> Job:
+    """The comparison of a scene's runs, the one that the others are compared with first.
+
+    Raises:
+        UsageError: a flag of the score cannot be used; the message names file and key.
+    """
+    runs = sorted(runs, key=lambda run: run.group != specification.compare_with)
+    scene = runs[0].scene
+    flags = _checked_score_flags(specification)
+    shared = ("--device", conditions.device, "--threads", str(conditions.threads))
+    key = fingerprint([flags, shared, [[run.name, run.fingerprint] for run in runs]])
+    folder = conditions.output_dir / scene / f"score-{key[:8]}"
+    output = ("--output", str(folder / "score.json"), "--report", str(folder / "report.html"))
+    named = ("--names", *(run.name for run in runs), "--load-config", *(str(run.product) for run in runs))
+    arguments = (*flags, *shared, *output, *named)
+    product = folder / "score.json"
+    return Job(
+        *(scene, "score", "score", "score", arguments, folder, product, key),
+        threads=conditions.threads,
+        device=conditions.device,
+    )
+
+
+def check_score_flags(specification: Specification) -> None:
+    """Refuse flags that `eugen3d score` would refuse."""
+    _checked_score_flags(specification)
+
+
+def _checked_score_flags(specification: Specification) -> list[str]:
+    try:
+        flags = to_arguments("score", specification.score)
+        parse_score(flags)
+    except UsageError as error:
+        raise UsageError(f"{specification.path}: score: {error}") from None
+    return flags
+
+
+def _ordered(specification: Specification) -> list[str]:
+    """The names of the file's jobs, each after the one that it starts from."""
+    ordered: list[str] = []
+    while remaining := [name for name in specification.jobs if name not in ordered]:
+        ready = [name for name in remaining if specification.jobs[name].distill in {None, TEACHER, *ordered}]
+        ready = [name for name in ready if specification.jobs[name].distill not in remaining]
+        if not ready:
+            name = remaining[0]
+            raise UsageError(
+                f"{specification.path}: jobs.{name}.distill: starts from itself by way of "
+                f"{specification.jobs[name].distill}, expected an order"
+            )
+        ordered += ready
+    return ordered
+
+
+def _given(specification: Specification, scene: str, conditions: Conditions) -> Job:
+    config = specification.scenes[scene].teacher
+    assert config is not None
+    try:
+        model_dir = load_config(config).relative_model_dir
+        checkpoint, _ = find_checkpoint(config.parent / model_dir)
+    except UsageError as error:
+        raise UsageError(f"{specification.path}: scenes.{scene}.teacher: {error}") from None
+    key = fingerprint([file_hash(config), file_hash(checkpoint)])
+    return Job(scene, TEACHER, TEACHER, "given", (), config.parent, config, key, device=conditions.device)
+
+
+def _expand(
+    specification: Specification, scene: str, name: str, made: dict[str, list[Job]], conditions: Conditions
+) -> Iterator[Job]:
+    """The jobs of one entry on one scene: for each of its inputs, each point of its grid, each seed."""
+    entry = specification.jobs[name]
+    sources: list[Job | None] = [*made[entry.distill]] if entry.distill else [None]
+    for source in sources:
+        # what tells an input from its siblings tells this from its own
+        inherited = source.group.removeprefix(entry.distill or "") if source else ""
+        if source and source.seed is not None and entry.seeds:
+            raise UsageError(
+                f"{specification.path}: jobs.{name}.seeds: {entry.distill} has seeds already, expected them once"
+            )
+        for point in itertools.product(*entry.grid.values()):
+            chosen = dict(zip(entry.grid, point, strict=True))
+            group = f"{name}{inherited}" + "".join(f"_{_short(flag)}={_slug(v)}" for flag, v in chosen.items())
+            for seed in entry.seeds or (source.seed if source else None,):
+                try:
+                    yield _job(specification.scenes[scene], scene, group, entry, chosen, seed, source, conditions)
+                except UsageError as error:
+                    raise UsageError(f"{specification.path}: jobs.{name}: {error}") from None
+
+
+def _job(
+    scene: Scene,
+    scene_name: str,
+    group: str,
+    entry: JobEntry,
+    chosen: dict[str, Any],
+    seed: int | None,
+    source: Job | None,
+    conditions: Conditions,
+) -> Job:
+    settings = entry.flags | chosen
+    name = group if seed is None else f"{group}_seed={seed}"
+    if source is None:
+        assert entry.train is not None
+        flags = to_arguments("train", scene.train | settings)
+        if seed is not None:
+            flags += ["--machine.seed", str(seed)]
+        steps = parse_train(entry.train, flags).max_num_iterations
+        key = fingerprint(["train", entry.train, flags, str(scene.data), conditions.device])
+        folder = _folder(conditions, scene_name, name, key)
+        place = ("--output-dir", str(folder.parent), "--experiment-name", folder.name, "--timestamp", "run")
+        quiet = ("--vis", "tensorboard", "--logging.local-writer.enable", "False", "--logging.profiler", "none")
+        shared = ("--data", str(scene.data), "--machine.device-type", conditions.device.partition(":")[0])
+        arguments, kind = (entry.train, *place, *quiet, *shared, *flags), "train"
+        product = folder / entry.train / "run" / "config.yml"
+    else:
+        flags, steps = to_arguments("distill", settings), 0
+        if seed is not None:
+            flags += ["--seed", str(seed)]
+        parse_distill(flags)
+        key = fingerprint(["distill", flags, source.fingerprint, conditions.device])
+        folder = _folder(conditions, scene_name, name, key)
+        place = ("--load-config", str(source.product), "--output-dir", str(folder / "run"))
+        arguments, kind = (*place, "--device", conditions.device, *flags), "distill"
+        product = folder / "run" / "config.yml"
+    return Job(
+        *(scene_name, group, name, kind, tuple(arguments), folder, product, key),
+        **{"threads": conditions.threads, "device": conditions.device, "seed": seed, "steps": steps},
+        **{"input": source, "settings": settings},
+    )
+
+
+def _folder(conditions: Conditions, scene: str, name: str, key: str) -> Path:
+    return conditions.output_dir / scene / f"{name}-{key[:8]}"
+
+
+def _short(flag: str) -> str:
+    return flag.rpartition(".")[2]
+
+
+def _slug(value: Any) -> str:
+    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(character if character.isalnum() or character in "-.+" else "-" for character in text)

@@ -1,0 +1,189 @@
+"""An experiment's result: one row for every run that was scored, and what the seeds' spread says of the differences."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from nerfstudio.configs.method_configs import all_methods
+
+from eugen3d.cli.config_file import read_config
+from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.schedule import Outcome
+from eugen3d.cli.experiment.specification import Specification
+from eugen3d.cli.experiment.worker import log_path, read_seconds
+
+Row = dict[str, Any]
+
+
+def make_rows(specification: Specification, runs: Mapping[str, Job], score: Mapping[str, Any]) -> list[Row]:
+    """The rows of a scene.
+
+    Args:
+        runs: the scene's runs by name.
+        score: what `eugen3d score` wrote of them.
+    """
+    scored = [(runs[entry["name"]], entry) for entry in score["runs"]]
+    reference = _mean(entry["psnr"] for job, entry in scored if job.group == specification.compare_with)
+    return [_row(specification, job, entry, reference) for job, entry in scored]
+
+
+def summarize(specification: Specification, rows: Sequence[Row]) -> list[Row]:
+    """Mean and standard deviation over the seeds of every run, and whether it differs from what it is compared with.
+
+    The noise floor of a difference of means is twice its standard error, 2 √(s₁²/n₁ + s₂²/n₂), with s the standard
+    deviation of n seeds; that of a given run, which is one and the same, is 0. A difference that does not exceed it is
+    none. With one seed there is no floor, and no verdict.
+    """
+    summary = []
+    for scene, of_scene in groupby(rows, key=lambda row: row["scene"]):
+        groups = {name: list(own) for name, own in groupby(of_scene, key=lambda row: row["group"])}
+        reference = groups[specification.compare_with]
+        for name, own in groups.items():
+            summary.append({"scene": scene, "name": name} | _compare(own, reference))
+    return summary
+
+
+def describe_failures(outcomes: Iterable[Outcome]) -> list[Row]:
+    """What did not come to an end, and why."""
+    return [
+        {
+            "scene": outcome.job.scene,
+            "name": outcome.job.name,
+            "state": outcome.end,
+            "reason": outcome.reason,
+            "attempts": outcome.attempts,
+            "log": str(log_path(outcome.job)) if outcome.end == "failed" else None,
+            "log_tail": list(outcome.log_tail),
+        }
+        for outcome in outcomes
+        if not outcome.is_done
+    ]
+
+
+def read_score(job: Job) -> dict[str, Any]:
+    """What a finished comparison wrote."""
+    return json.loads(job.product.read_text())
+
+
+def _row(specification: Specification, job: Job, entry: Mapping[str, Any], reference: float | None) -> Row:
+    psnr = entry["psnr"]
+    return {
+        "scene": job.scene,
+        "teacher": _teacher(job),
+        "method": entry["method"],
+        **_describe_layers(job),
+        "psnr": psnr,
+        "delta_psnr": None if psnr is None or reference is None else psnr - reference,
+        "ssim": entry["ssim"],
+        "num_parameters": entry["num_parameters"],
+        "flops_per_sample": entry["flops_per_sample"],
+        "speedup": entry["speedup"],
+        "seconds": entry["seconds_per_frame"],
+        "seed": _seed(job),
+        "group": job.group,
+        "name": job.name,
+        "lpips": entry["lpips"],
+        "checkpoint_bytes": entry["checkpoint_bytes"],
+        "folder_bytes": sum(file.stat().st_size for file in job.product.parent.rglob("*") if file.is_file()),
+        "job_seconds": read_seconds(job),
+        "config": str(job.product),
+        "flags": job.settings,
+    }
+
+
+def _teacher(job: Job) -> str | None:
+    """The run that the first distillation of a chain started from."""
+    root = job
+    while root.input:
+        root = root.input
+    if root is job:
+        return None
+    return str(root.product) if root.kind == "given" else root.name
+
+
+def _describe_layers(job: Job) -> Row:
+    """Kind and size of a run's replaced layers, and how they were found."""
+    config = read_config(job.product)
+    model: Any = config.pipeline.model
+    kind, chosen = model.layer.kind, model.layer.chosen
+    num_features, order = getattr(chosen, "num_features", None), getattr(chosen, "order", None)
+    if kind == "eugen" and (chosen.phi, chosen.order, chosen.use_norm) == ("identity", 1, False):
+        kind, order = "low-rank", None  # Φ = identity with the activation outside
+    elif kind == "low-rank":
+        num_features = chosen.rank
+    elif kind == "linear":
+        method: Any = all_methods[config.method_name].pipeline.model
+        kind = "narrow" if model.layer_width < method.layer_width else "linear"
+    is_dense = kind in ("linear", "narrow")
+    steps = [one for one in _chain(job) if one.kind == "distill"]
+    return {
+        "kind": kind,
+        "solver": _solver(job, steps),
+        "layers": [] if is_dense else list(model.replaced_layers),
+        "num_features": num_features,
+        "order": order,
+        "refined": any(one.settings.get("refine-steps", 0) for one in steps),
+    }
+
+
+def _solver(job: Job, steps: Sequence[Job]) -> str | None:
+    """scratch for what was trained, closed-form or layerwise for what was distilled, None for what was given."""
+    replaced = [one for one in steps if one.settings.get("layers") not in ("none", ["none"])]
+    if replaced:
+        return "layerwise" if any(one.settings.get("fit-steps", 0) for one in replaced) else "closed-form"
+    return "scratch" if job.kind == "train" or (job.input and _chain(job)[-1].kind == "train") else None
+
+
+def _chain(job: Job) -> list[Job]:
+    """A job and what it came from, the first last."""
+    return [job, *(_chain(job.input) if job.input else [])]
+
+
+def _seed(job: Job) -> int | None:
+    """The seed that was given to a job, or that its command takes without being told."""
+    return job.seed
+
+
+def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:
+    values, others = ([row["psnr"] for row in rows if row["psnr"] is not None] for rows in (own, reference))
+    mean, other = _mean(values), _mean(others)
+    difference = None if mean is None or other is None or own is reference else mean - other
+    errors = [_squared_error(values, own), _squared_error(others, reference)]
+    floor = None if None in errors else 2 * math.sqrt(sum(error for error in errors if error is not None))
+    first = own[0]
+    return {
+        "seeds": len(own),
+        "psnr": mean,
+        "psnr_std": statistics.stdev(values) if len(values) > 1 else None,
+        "delta_psnr": difference,
+        "noise_floor": floor,
+        "verdict": _verdict(difference, floor),
+        "ssim": _mean(row["ssim"] for row in own),
+        "lpips": _mean(row["lpips"] for row in own),
+        **{key: first[key] for key in ("kind", "num_parameters", "flops_per_sample", "checkpoint_bytes")},
+        "speedup": statistics.median(row["speedup"] for row in own),
+        "seconds": statistics.median(row["seconds"] for row in own),
+    }
+
+
+def _squared_error(values: Sequence[float], rows: Sequence[Row]) -> float | None:
+    """The squared standard error of a mean over seeds; None where one seed says nothing of it."""
+    if rows[0]["solver"] is None and rows[0]["teacher"] is None:
+        return 0.0
+    return statistics.variance(values) / len(values) if len(values) > 1 else None
+
+
+def _verdict(difference: float | None, floor: float | None) -> str | None:
+    if difference is None or floor is None:
+        return None
+    if abs(difference) <= floor:
+        return "no difference"
+    return "better" if difference > 0 else "worse"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return statistics.fmean(numbers) if numbers else None

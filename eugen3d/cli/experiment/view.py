@@ -1,0 +1,139 @@
+"""How an experiment is shown: its progress, its table in the terminal, and its page."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from eugen3d.cli.files import write_whole
+from eugen3d.cli.formats import number, si
+from eugen3d.cli.plots import Point, scatter
+from eugen3d.cli.report import style
+
+Row = dict[str, Any]
+
+
+def lines(summary: Sequence[Row]) -> list[dict[str, str]]:
+    """The summary as text by heading; what is the same trifle in all lines is left out."""
+    found = [_cells(row) for row in summary]
+    trifles = {"scene": {row["scene"] for row in summary[:1]}, "seeds": {"1"}, "LPIPS": {"–"}}
+    left_out = {heading for heading, trifle in trifles.items() if {line[heading] for line in found} <= trifle}
+    return [{heading: cell for heading, cell in line.items() if heading not in left_out} for line in found]
+
+
+def remarks(result: Row) -> list[str]:
+    """What the table's figures mean."""
+    if not result["summary"]:
+        return []
+    reference = result["settings"]["compare_with"]
+    notes = [f"Δ: PSNR less that of {reference}; speed: {reference}'s time by its own; FLOPs per sample, folded"]
+    verdicts = {row["verdict"] for row in result["summary"] if row["delta_psnr"] is not None}
+    if None in verdicts:
+        notes.append("*: one seed, so that nothing says how much of it is noise")
+    if verdicts - {None}:
+        notes.append("no difference: not more than twice the standard error of the difference over the seeds")
+    return notes
+
+
+def table(result: Row) -> Table:
+    """The summary for the terminal."""
+    shown = Table(
+        title=result["settings"]["name"],
+        caption=result["device"],
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+    )
+    found = lines(result["summary"])
+    for heading in found[0]:
+        shown.add_column(heading, justify="left" if heading in ("scene", "run") else "right")
+    for line in found:
+        shown.add_row(*line.values())
+    return shown
+
+
+def describe_failure(failure: Row) -> list[str]:
+    """A failure on one line, then the last lines of its log."""
+    where = f"; see {failure['log']}" if failure["log"] else ""
+    state = f"failed after {failure['attempts']} attempts" if failure["state"] == "failed" else failure["state"]
+    return [
+        f"{failure['scene']}/{failure['name']}: {state} ({failure['reason']}){where}",
+        *(f"    {line}" for line in failure["log_tail"]),
+    ]
+
+
+def write_page(path: Path, result: Row, score_pages: dict[str, Path]) -> None:
+    """Write the experiment's HTML page.
+
+    Args:
+        score_pages: the page with the pictures of every scene that was scored.
+    """
+    facts = {
+        "device": result["device"],
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "date": result["date"].replace("T", " ").replace("+00:00", " UTC"),
+        "engine": result["settings"]["engine"],
+    }
+    links = {scene: page.relative_to(path.parent).as_posix() for scene, page in score_pages.items()}
+    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
+    content = page.substitute(
+        style=style(),
+        title=escape(result["settings"]["name"]),
+        conditions="\n".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()),
+        table=_html_table(result["summary"]),
+        notes="".join(f"<li>{escape(note)}</li>" for note in remarks(result)),
+        failures="".join(f"<pre>{escape(chr(10).join(describe_failure(f)))}</pre>" for f in result["failures"])
+        or "<p>none</p>",
+        plots="\n".join(f"<figure>{plot}</figure>" for plot in _plots(result["summary"])),
+        scenes="".join(f'<li><a href="{escape(link)}">{escape(scene)}</a></li>' for scene, link in links.items()),
+    )
+    write_whole(path, content)
+
+
+def _html_table(summary: Sequence[Row]) -> str:
+    found = lines(summary)
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in (found[0] if found else ()))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line.values())}</tr>" for line in found)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _plots(summary: Sequence[Row]) -> list[str]:
+    """PSNR against parameters and against time, for every scene."""
+    plots = []
+    for scene in dict.fromkeys(row["scene"] for row in summary):
+        rows = [row for row in summary if row["scene"] == scene and row["psnr"] is not None]
+        for key, label in (("num_parameters", "parameters, folded"), ("seconds", "seconds per frame")):
+            points = [Point(row["name"], row[key], row["psnr"], index) for index, row in enumerate(rows)]
+            if points:
+                plots.append(f"<figcaption><b>{escape(scene)}</b></figcaption>{scatter(points, label, 'PSNR in dB')}")
+    return plots
+
+
+def _cells(row: Row) -> dict[str, str]:
+    spread = "" if row["psnr_std"] is None else f" ± {row['psnr_std']:.2f}"
+    return {
+        "scene": row["scene"],
+        "run": row["name"],
+        "seeds": str(row["seeds"]),
+        "PSNR dB": number(row["psnr"], 2) + spread,
+        "Δ dB": _difference(row),
+        "SSIM": number(row["ssim"], 4),
+        "LPIPS": number(row["lpips"], 4),
+        "params": f"{row['num_parameters']:,}",
+        "FLOPs": si(row["flops_per_sample"]),
+        "s/frame": f"{row['seconds']:.3g}",
+        "speed": f"{row['speedup']:.3g}×",
+    }
+
+
+def _difference(row: Row) -> str:
+    """A difference, unless it is lost in the noise."""
+    if row["delta_psnr"] is None:
+        return ""
+    if row["verdict"] == "no difference":
+        return row["verdict"]
+    return f"{row['delta_psnr']:+.2f}".replace("-", "−") + ("*" if row["verdict"] is None else "")
