@@ -18,8 +18,9 @@ from tyro.conf import Positional
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.experiment.engines import Engine, EngineName, open_engine
-from eugen3d.cli.experiment.jobs import Conditions, Job, check_score_flags, make_jobs, make_score_job
-from eugen3d.cli.experiment.result import describe_failures, make_rows, read_score, summarize
+from eugen3d.cli.experiment.job import Conditions, Job
+from eugen3d.cli.experiment.jobs import check_score_flags, make_jobs, make_score_job
+from eugen3d.cli.experiment.result import describe_failures, describe_score, make_rows, read_score, summarize
 from eugen3d.cli.experiment.schedule import Outcome, Phase, run_jobs
 from eugen3d.cli.experiment.specification import Specification, read_specification
 from eugen3d.cli.experiment.view import describe_failure, remarks, table, write_page
@@ -114,12 +115,13 @@ class Experiment:
         self, specification: Specification, outcomes: Sequence[Outcome], scores: Sequence[Outcome]
     ) -> dict[str, Any]:
         device = torch.device(self.device)
-        rows, devices, found = [], [], versions(device)
+        rows, costs, devices, found = [], [], [], versions(device)
         for outcome in scores:
             if outcome.is_done:
                 runs = {o.job.name: o.job for o in outcomes if o.job.scene == outcome.job.scene}
                 score = read_score(outcome.job)
                 rows += make_rows(specification, runs, score)
+                costs.append(describe_score(outcome.job))
                 devices.append(score["device"])
                 found = score["versions"]
         return {
@@ -128,6 +130,7 @@ class Experiment:
             "date": now(),
             "rows": rows,
             "summary": summarize(specification, rows),
+            "scores": costs,
             "failures": describe_failures([*outcomes, *scores]),
             "settings": {
                 "name": specification.path.stem,

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,8 @@ def parse_score(arguments: list[str]) -> Score:
 def _parse(kind: type[Parsed], arguments: list[str], **defaults: Any) -> Parsed:
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nerfstudio's union of dataparsers does not name those of plugins
             return tyro.cli(kind, args=arguments, **defaults)
     except SystemExit:
         raise UsageError(_problem(errors.getvalue())) from None

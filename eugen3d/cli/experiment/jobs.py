@@ -1,61 +1,20 @@
 """An experiment's jobs: its file spelled out into commands, in the order that they need each other."""
 
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.experiment.flags import parse_distill, parse_score, parse_train, to_arguments
+from eugen3d.cli.experiment.job import Conditions, Job
 from eugen3d.cli.experiment.specification import TEACHER, JobEntry, Scene, Specification
 from eugen3d.cli.renders import file_hash, fingerprint
 from eugen3d.cli.runs import find_checkpoint, load_config
 
-Kind = Literal["given", "train", "distill", "score"]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What all jobs of a call have in common."""
-
-    output_dir: Path
-    device: str = "cpu"
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command, the folder that it works in and what it leaves there; or a run that is there already."""
-
-    scene: str
-    group: str
-    """Its name without the seed."""
-    name: str
-    """Its name in its scene."""
-    kind: Kind
-    arguments: tuple[str, ...]
-    """The command's, after its name; a training's lack what goes on from a checkpoint."""
-    folder: Path
-    """Named after name and fingerprint, so that other settings never meet this one's files."""
-    product: Path
-    """The run's config.yml, or a score's JSON file; there when the job is done."""
-    fingerprint: str
-    """Of everything that the product depends on."""
-    threads: int = 1
-    device: str = "cpu"
-    seed: int | None = None
-    steps: int = 0
-    """A training's."""
-    input: "Job | None" = None
-    """The job whose product this one starts from."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """The flags of its entry, with the values that the grid gives them."""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Scene and name."""
-        return self.scene, self.name
+EUGEN3D = (sys.executable, "-m", "eugen3d.cli.main")
+NS_TRAIN = (sys.executable, "-m", "nerfstudio.scripts.train")
 
 
 def make_jobs(specification: Specification, conditions: Conditions) -> list[Job]:
@@ -100,10 +59,10 @@ def make_score_job(specification: Specification, runs: Sequence[Job], conditions
     folder = conditions.output_dir / scene / f"score-{key[:8]}"
     output = ("--output", str(folder / "score.json"), "--report", str(folder / "report.html"))
     named = ("--names", *(run.name for run in runs), "--load-config", *(str(run.product) for run in runs))
-    arguments = (*flags, *shared, *output, *named)
+    command = (*EUGEN3D, "score", *flags, *shared, *output, *named)
     product = folder / "score.json"
     return Job(
-        *(scene, "score", "score", "score", arguments, folder, product, key),
+        *(scene, "score", "score", "score", command, folder, product, key),
         threads=conditions.threads,
         device=conditions.device,
     )
@@ -160,14 +119,15 @@ def _expand(
     for source in sources:
         # what tells an input from its siblings tells this from its own
         inherited = source.group.removeprefix(entry.distill or "") if source else ""
-        if source and source.seed is not None and entry.seeds:
+        seeds = (source.seed,) if source and source.name != source.group else (None,)
+        if seeds != (None,) and entry.seeds:
             raise UsageError(
                 f"{specification.path}: jobs.{name}.seeds: {entry.distill} has seeds already, expected them once"
             )
         for point in itertools.product(*entry.grid.values()):
             chosen = dict(zip(entry.grid, point, strict=True))
             group = f"{name}{inherited}" + "".join(f"_{_short(flag)}={_slug(v)}" for flag, v in chosen.items())
-            for seed in entry.seeds or (source.seed if source else None,):
+            for seed in entry.seeds or seeds:
                 try:
                     yield _job(specification.scenes[scene], scene, group, entry, chosen, seed, source, conditions)
                 except UsageError as error:
@@ -191,27 +151,28 @@ def _job(
         flags = to_arguments("train", scene.train | settings)
         if seed is not None:
             flags += ["--machine.seed", str(seed)]
-        steps = parse_train(entry.train, flags).max_num_iterations
+        parsed = parse_train(entry.train, flags)
+        used_seed, steps = parsed.machine.seed, parsed.max_num_iterations
         key = fingerprint(["train", entry.train, flags, str(scene.data), conditions.device])
         folder = _folder(conditions, scene_name, name, key)
         place = ("--output-dir", str(folder.parent), "--experiment-name", folder.name, "--timestamp", "run")
         quiet = ("--vis", "tensorboard", "--logging.local-writer.enable", "False", "--logging.profiler", "none")
         shared = ("--data", str(scene.data), "--machine.device-type", conditions.device.partition(":")[0])
-        arguments, kind = (entry.train, *place, *quiet, *shared, *flags), "train"
+        command, kind = (*NS_TRAIN, entry.train, *place, *quiet, *shared, *flags), "train"
         product = folder / entry.train / "run" / "config.yml"
     else:
-        flags, steps = to_arguments("distill", settings), 0
+        flags = to_arguments("distill", settings)
         if seed is not None:
             flags += ["--seed", str(seed)]
-        parse_distill(flags)
+        used_seed, steps = parse_distill(flags).seed, 0
         key = fingerprint(["distill", flags, source.fingerprint, conditions.device])
         folder = _folder(conditions, scene_name, name, key)
         place = ("--load-config", str(source.product), "--output-dir", str(folder / "run"))
-        arguments, kind = (*place, "--device", conditions.device, *flags), "distill"
+        command, kind = (*EUGEN3D, "distill", *place, "--device", conditions.device, *flags), "distill"
         product = folder / "run" / "config.yml"
     return Job(
-        *(scene_name, group, name, kind, tuple(arguments), folder, product, key),
-        **{"threads": conditions.threads, "device": conditions.device, "seed": seed, "steps": steps},
+        *(scene_name, group, name, kind, command, folder, product, key),
+        **{"threads": conditions.threads, "device": conditions.device, "seed": used_seed, "steps": steps},
         **{"input": source, "settings": settings},
     )
 

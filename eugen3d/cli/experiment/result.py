@@ -5,12 +5,13 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from nerfstudio.configs.method_configs import all_methods
 
 from eugen3d.cli.config_file import read_config
-from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
@@ -63,13 +64,25 @@ def describe_failures(outcomes: Iterable[Outcome]) -> list[Row]:
     ]
 
 
+def describe_score(job: Job) -> Row:
+    """What a scene's comparison cost."""
+    seconds, cpu_seconds = read_seconds(job)
+    return {
+        "scene": job.scene,
+        "job_seconds": seconds,
+        "job_cpu_seconds": cpu_seconds,
+        "folder_bytes": _folder_bytes(job.folder),
+        "folder": str(job.folder),
+    }
+
+
 def read_score(job: Job) -> dict[str, Any]:
     """What a finished comparison wrote."""
     return json.loads(job.product.read_text())
 
 
 def _row(specification: Specification, job: Job, entry: Mapping[str, Any], reference: float | None) -> Row:
-    psnr = entry["psnr"]
+    psnr, (seconds, cpu_seconds) = entry["psnr"], read_seconds(job)
     return {
         "scene": job.scene,
         "teacher": _teacher(job),
@@ -82,16 +95,21 @@ def _row(specification: Specification, job: Job, entry: Mapping[str, Any], refer
         "flops_per_sample": entry["flops_per_sample"],
         "speedup": entry["speedup"],
         "seconds": entry["seconds_per_frame"],
-        "seed": _seed(job),
+        "seed": job.seed,
         "group": job.group,
         "name": job.name,
         "lpips": entry["lpips"],
         "checkpoint_bytes": entry["checkpoint_bytes"],
-        "folder_bytes": sum(file.stat().st_size for file in job.product.parent.rglob("*") if file.is_file()),
-        "job_seconds": read_seconds(job),
+        "folder_bytes": _folder_bytes(job.product.parent),
+        "job_seconds": seconds,
+        "job_cpu_seconds": cpu_seconds,
         "config": str(job.product),
         "flags": job.settings,
     }
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _teacher(job: Job) -> str | None:
@@ -140,11 +158,6 @@ def _solver(job: Job, steps: Sequence[Job]) -> str | None:
 def _chain(job: Job) -> list[Job]:
     """A job and what it came from, the first last."""
     return [job, *(_chain(job.input) if job.input else [])]
-
-
-def _seed(job: Job) -> int | None:
-    """The seed that was given to a job, or that its command takes without being told."""
-    return job.seed
 
 
 def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eugen3d.cli.experiment.engines import Engine, Handle
-from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.worker import is_done, log_path
 
 TAIL = 5  # lines of a failed job's log that are shown

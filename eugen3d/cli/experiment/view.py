@@ -59,7 +59,8 @@ def table(result: Row) -> Table:
 def describe_failure(failure: Row) -> list[str]:
     """A failure on one line, then the last lines of its log."""
     where = f"; see {failure['log']}" if failure["log"] else ""
-    state = f"failed after {failure['attempts']} attempts" if failure["state"] == "failed" else failure["state"]
+    attempts = f"{failure['attempts']} attempt{'s' if failure['attempts'] > 1 else ''}"
+    state = f"failed after {attempts}" if failure["state"] == "failed" else failure["state"]
     return [
         f"{failure['scene']}/{failure['name']}: {state} ({failure['reason']}){where}",
         *(f"    {line}" for line in failure["log_tail"]),

@@ -4,9 +4,10 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
+import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -14,10 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eugen3d.cli.conditions import now
-from eugen3d.cli.errors import UsageError
-from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.files import write_whole
-from eugen3d.cli.runs import find_checkpoint
 
 INTERRUPTED = 130
 PATIENCE = 30.0  # seconds that an interrupted command has to keep what it has done
@@ -39,13 +38,13 @@ def carry_out(job: Job, stop: threading.Event | None = None) -> int:
         if is_done(job):
             return 0
         if _is_complete(job):  # only the record was still to be written
-            _record(job, None)
+            _record(job, None, None)
             return 0
         is_first = not log_path(job).exists()
         command = _command(job)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), _cpu_seconds()
         with log_path(job).open("ab", buffering=0) as log:
-            log.write(f"$ {' '.join(command)}\n".encode())
+            log.write(f"$ {shlex.join(command)}\n".encode())
             # the lock goes with the command: it outlives a worker that is killed, and then nobody starts a second one
             process = subprocess.Popen(
                 command,
@@ -61,7 +60,8 @@ def carry_out(job: Job, stop: threading.Event | None = None) -> int:
                 log.write(f"error: {job.product}: is not complete, expected the command to complete it\n".encode())
                 code = 1
         if code == 0:
-            _record(job, time.perf_counter() - start if is_first else None)
+            spent = (time.perf_counter() - start, _cpu_seconds() - cpu_start) if is_first else (None, None)
+            _record(job, *spent)
     return code
 
 
@@ -76,9 +76,12 @@ def is_done(job: Job) -> bool:
     return job.kind == "given" or (_record_path(job).exists() and job.product.exists())
 
 
-def read_seconds(job: Job) -> float | None:
-    """How long a finished job took, or None where it was not done in one go."""
-    return None if job.kind == "given" else json.loads(_record_path(job).read_text())["seconds"]
+def read_seconds(job: Job) -> tuple[float | None, float | None]:
+    """How long a finished job took, and for how long it kept a core busy; None where it was not done in one go."""
+    if job.kind == "given":
+        return None, None
+    record = json.loads(_record_path(job).read_text())
+    return record["seconds"], record["cpu_seconds"]
 
 
 def log_path(job: Job) -> Path:
@@ -93,14 +96,11 @@ def _is_complete(job: Job) -> bool:
 
 def _steps_done(job: Job) -> int:
     """How many steps a training's last checkpoint has seen; a part of one, left by a writer that died, is removed."""
-    while True:
-        try:
-            checkpoint, step = find_checkpoint(_models(job))
-        except UsageError:
-            return 0
+    for checkpoint in sorted(_models(job).glob("step-*.ckpt"), reverse=True):
         if zipfile.is_zipfile(checkpoint):
-            return step + 1
+            return int(checkpoint.stem.removeprefix("step-")) + 1
         checkpoint.unlink()
+    return 0
 
 
 def _models(job: Job) -> Path:
@@ -108,13 +108,10 @@ def _models(job: Job) -> Path:
 
 
 def _command(job: Job) -> list[str]:
-    if job.kind != "train":
-        return [sys.executable, "-m", "eugen3d.cli.main", job.kind, *job.arguments]
-    command = [sys.executable, "-m", "nerfstudio.scripts.train", *job.arguments]
-    if not (done := _steps_done(job)):
-        return command
+    if job.kind != "train" or not (done := _steps_done(job)):
+        return list(job.command)
     # nerfstudio counts the steps from the checkpoint; the last of two equal flags holds
-    return [*command, "--load-dir", str(_models(job)), "--max-num-iterations", str(job.steps - done)]
+    return [*job.command, "--load-dir", str(_models(job)), "--max-num-iterations", str(job.steps - done)]
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -146,19 +143,26 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _cpu_seconds() -> float:
+    """What the processes that this one waited for have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _record_path(job: Job) -> Path:
     return job.folder / "job.json"
 
 
-def _record(job: Job, seconds: float | None) -> None:
+def _record(job: Job, seconds: float | None, cpu_seconds: float | None) -> None:
     content = {
         "scene": job.scene,
         "name": job.name,
         "kind": job.kind,
-        "arguments": job.arguments,
+        "command": job.command,
         "fingerprint": job.fingerprint,
         "threads": job.threads,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "host": os.uname().nodename,
         "date": now(),
     }

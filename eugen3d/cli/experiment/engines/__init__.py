@@ -8,7 +8,7 @@ from eugen3d.cli.experiment.engines.engine import Engine, Handle, State, Status
 from eugen3d.cli.experiment.engines.local import LocalEngine
 from eugen3d.cli.experiment.engines.on_ray import RayEngine
 from eugen3d.cli.experiment.engines.on_slurm import SlurmEngine
-from eugen3d.cli.experiment.jobs import Conditions
+from eugen3d.cli.experiment.job import Conditions
 
 __all__ = ["Engine", "EngineName", "Handle", "State", "Status", "open_engine"]
 

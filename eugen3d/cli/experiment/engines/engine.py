@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.job import Job
 
 State = Literal["waiting", "running", "done", "failed"]
 

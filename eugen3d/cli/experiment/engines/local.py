@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from eugen3d.cli.errors import first_line
 from eugen3d.cli.experiment.engines.engine import Status
-from eugen3d.cli.experiment.jobs import Job
+from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.worker import carry_out
 
 

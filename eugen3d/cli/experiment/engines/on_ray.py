@@ -6,7 +6,7 @@ from typing import Any
 
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.experiment.engines.engine import Status
-from eugen3d.cli.experiment.jobs import Conditions, Job
+from eugen3d.cli.experiment.job import Conditions, Job
 from eugen3d.cli.experiment.worker import carry_out_in
 
 PATIENCE = 35.0  # seconds that cancelled jobs have to keep what they have done

@@ -8,7 +8,7 @@ from typing import Any
 
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.experiment.engines.engine import Status
-from eugen3d.cli.experiment.jobs import Conditions, Job
+from eugen3d.cli.experiment.job import Conditions, Job
 from eugen3d.cli.experiment.worker import carry_out_in
 
 GRACE = 30.0  # seconds that the result of a job which has left the queue may take to appear on a shared disk
