@@ -1,7 +1,6 @@
 """`eugen3d experiment`: the runs of a YAML file, made and compared on this machine or a cluster."""
 
 import json
-import os
 import signal
 import sys
 import time
@@ -42,7 +41,7 @@ class Experiment:
     names. Nodes share this folder and this Python environment."""
     slurm: tuple[str, ...] = ()
     """NAME=VALUE options of sbatch, such as partition=gpu time=02:00:00."""
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    threads: int = field(default_factory=torch.get_num_threads)
     """Threads of each job on a CPU; ray and slurm run as many jobs at once as there are processors for."""
     device: str = "cpu"
     """cpu or cuda; with cuda each job has a GPU to itself."""
@@ -102,8 +101,9 @@ class Experiment:
             score_jobs, unscored = [], []
             for scene in specification.scenes:
                 own = [outcome for outcome in outcomes.values() if outcome.job.scene == scene]
-                score_job = make_score_job(specification, [o.job for o in own if o.is_done] or [jobs[0]], conditions)
                 missing = [o for o in own if o.job.group == specification.compare_with and not o.is_done]
+                runs = [outcome.job for outcome in own if missing or outcome.is_done]
+                score_job = make_score_job(specification, runs, conditions)
                 if missing:
                     unscored.append(Outcome(score_job, "not run", f"{missing[0].job.name} is missing"))
                 else:

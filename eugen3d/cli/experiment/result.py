@@ -40,7 +40,9 @@ def summarize(specification: Specification, rows: Sequence[Row]) -> list[Row]:
     """
     summary = []
     for scene, of_scene in groupby(rows, key=lambda row: row["scene"]):
-        groups = {name: list(own) for name, own in groupby(of_scene, key=lambda row: row["group"])}
+        groups: dict[str, list[Row]] = {}
+        for row in of_scene:
+            groups.setdefault(row["group"], []).append(row)
         reference = groups[specification.compare_with]
         for name, own in groups.items():
             summary.append({"scene": scene, "name": name} | _compare(own, reference))

@@ -120,14 +120,14 @@ def _environment(job: Job) -> dict[str, str]:
 
 
 def _wait(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
-    """The exit code of a command; what interrupts this process or sets `stop` interrupts the command."""
+    """The exit code of a command; what ends this process or sets `stop` interrupts the command."""
     try:
         while (code := process.poll()) is None:
             if stop is not None and stop.is_set():
                 _interrupt(process)
                 return INTERRUPTED
             time.sleep(0.1)
-    except KeyboardInterrupt:
+    except BaseException:  # a signal of the engine, at the end of the time that it allows for instance
         _interrupt(process)
         raise
     return code

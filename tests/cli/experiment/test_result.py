@@ -64,6 +64,14 @@ def test_scenes_are_compared_each_with_its_own() -> None:
     assert "scene" not in lines(summary[:2])[0] and "LPIPS" not in lines(summary)[0]
 
 
+def test_the_seeds_of_a_run_may_stand_apart() -> None:
+    first, second = rows("eugen", [21.0, 22.0])
+    summary = summarize(SPECIFICATION, [*rows("dense", [20.0]), first, *rows("other", [5.0]), second])
+    assert [(row["name"], row["seeds"], row["psnr"]) for row in summary] == [
+        *(("dense", 1, 20.0), ("eugen", 2, 21.5), ("other", 1, 5.0)),
+    ]
+
+
 def test_an_unmeasured_psnr_is_no_number() -> None:
     summary = summarize(SPECIFICATION, rows("dense", [None]) + rows("eugen", [21.0]))
     assert (summary[0]["psnr"], summary[1]["delta_psnr"], summary[1]["verdict"]) == (None, None, None)

@@ -33,7 +33,9 @@ class SlurmEngine:
         self._executor: Any = submitit.SlurmExecutor(conditions.output_dir / "slurm")
         given = dict(_option(option) for option in options)
         gpus = {"gpus-per-node": 1} if conditions.device.startswith("cuda") else {}
-        self._executor.update_parameters(cpus_per_task=conditions.threads, additional_parameters=gpus | given)
+        # no time is asked for, so that the partition's holds: submitit's own default is five minutes
+        shared = {"job_name": "eugen3d", "cpus_per_task": conditions.threads, "time": None}
+        self._executor.update_parameters(**shared, additional_parameters=gpus | given)
         self._folder = folder
         self._queue: dict[str, str] = {}
         self._asked = -GRACE
@@ -95,6 +97,7 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of an error, which names what went wrong on the other side."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
-    return lines[-1] if lines else first_line(error)
+    """The last line of the traceback from the other side, without the paths of submitit's logs that follow it."""
+    lines = [line.strip() for line in str(error).partition("You can check full logs")[0].splitlines()]
+    told = [line for line in lines if line.strip("-")]
+    return told[-1] if told else first_line(error)
