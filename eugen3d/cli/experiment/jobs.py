@@ -3,13 +3,14 @@
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.experiment.flags import parse_distill, parse_score, parse_train, to_arguments
-from eugen3d.cli.experiment.job import Conditions, Job
-from eugen3d.cli.experiment.specification import TEACHER, JobEntry, Scene, Specification
+from eugen3d.cli.experiment.job import Conditions, Job, Kind
+from eugen3d.cli.experiment.specification import TEACHER, Flags, Scene, Specification
 from eugen3d.cli.renders import file_hash, fingerprint
 from eugen3d.cli.runs import find_checkpoint, load_config
 
@@ -128,57 +129,64 @@ def _expand(
             chosen = dict(zip(entry.grid, point, strict=True))
             group = f"{name}{inherited}" + "".join(f"_{_short(flag)}={_slug(v)}" for flag, v in chosen.items())
             for seed in entry.seeds or seeds:
+                own = _Own(scene, group, seed, entry.flags | chosen, conditions)
                 try:
-                    yield _job(specification.scenes[scene], scene, group, entry, chosen, seed, source, conditions)
+                    yield _distill(own, source) if source else _train(own, entry.train, specification.scenes[scene])
                 except UsageError as error:
                     raise UsageError(f"{specification.path}: jobs.{name}: {error}") from None
 
 
-def _job(
-    scene: Scene,
-    scene_name: str,
-    group: str,
-    entry: JobEntry,
-    chosen: dict[str, Any],
-    seed: int | None,
-    source: Job | None,
-    conditions: Conditions,
-) -> Job:
-    settings = entry.flags | chosen
-    name = group if seed is None else f"{group}_seed={seed}"
-    if source is None:
-        assert entry.train is not None
-        flags = to_arguments("train", scene.train | settings)
-        if seed is not None:
-            flags += ["--machine.seed", str(seed)]
-        parsed = parse_train(entry.train, flags)
-        used_seed, steps = parsed.machine.seed, parsed.max_num_iterations
-        key = fingerprint(["train", entry.train, flags, str(scene.data), conditions.device])
-        folder = _folder(conditions, scene_name, name, key)
-        place = ("--output-dir", str(folder.parent), "--experiment-name", folder.name, "--timestamp", "run")
-        quiet = ("--vis", "tensorboard", "--logging.local-writer.enable", "False", "--logging.profiler", "none")
-        shared = ("--data", str(scene.data), "--machine.device-type", conditions.device.partition(":")[0])
-        command, kind = (*NS_TRAIN, entry.train, *place, *quiet, *shared, *flags), "train"
-        product = folder / entry.train / "run" / "config.yml"
-    else:
-        flags = to_arguments("distill", settings)
-        if seed is not None:
-            flags += ["--seed", str(seed)]
-        used_seed, steps = parse_distill(flags).seed, 0
-        key = fingerprint(["distill", flags, source.fingerprint, conditions.device])
-        folder = _folder(conditions, scene_name, name, key)
-        place = ("--load-config", str(source.product), "--output-dir", str(folder / "run"))
-        command, kind = (*EUGEN3D, "distill", *place, "--device", conditions.device, *flags), "distill"
-        product = folder / "run" / "config.yml"
-    return Job(
-        *(scene_name, group, name, kind, command, folder, product, key),
-        **{"threads": conditions.threads, "device": conditions.device, "seed": used_seed, "steps": steps},
-        **{"input": source, "settings": settings},
-    )
+@dataclass(frozen=True)
+class _Own:
+    """What tells a job of an entry from the others."""
+
+    scene: str
+    group: str
+    seed: int | None
+    settings: Flags
+    conditions: Conditions
+
+    @property
+    def name(self) -> str:
+        return self.group if self.seed is None else f"{self.group}_seed={self.seed}"
+
+    def flags(self, command: str, seed_flag: str, shared: Flags) -> list[str]:
+        seed = [] if self.seed is None else [f"--{seed_flag}", str(self.seed)]
+        return [*to_arguments(command, shared | self.settings), *seed]
+
+    def job(self, kind: Kind, key: str, command: tuple[str, ...], product: Path, seed: int, **more: Any) -> Job:
+        shared = {"threads": self.conditions.threads, "device": self.conditions.device, "settings": self.settings}
+        folder = self.folder(key)
+        return Job(self.scene, self.group, self.name, kind, command, folder, product, key, seed=seed, **shared, **more)
+
+    def folder(self, key: str) -> Path:
+        return self.conditions.output_dir / self.scene / f"{self.name}-{key[:8]}"
 
 
-def _folder(conditions: Conditions, scene: str, name: str, key: str) -> Path:
-    return conditions.output_dir / scene / f"{name}-{key[:8]}"
+def _train(own: _Own, method: str | None, scene: Scene) -> Job:
+    assert method is not None
+    device = own.conditions.device
+    flags = own.flags("train", "machine.seed", scene.train)
+    parsed = parse_train(method, flags)
+    key = fingerprint(["train", method, flags, str(scene.data), device])
+    folder = own.folder(key)
+    place = ("--output-dir", str(folder.parent), "--experiment-name", folder.name, "--timestamp", "run")
+    quiet = ("--vis", "tensorboard", "--logging.local-writer.enable", "False", "--logging.profiler", "none")
+    shared = ("--data", str(scene.data), "--machine.device-type", device.partition(":")[0])
+    command = (*NS_TRAIN, method, *place, *quiet, *shared, *flags)
+    product = folder / method / "run" / "config.yml"
+    return own.job("train", key, command, product, parsed.machine.seed, steps=parsed.max_num_iterations)
+
+
+def _distill(own: _Own, source: Job) -> Job:
+    device = own.conditions.device
+    flags = own.flags("distill", "seed", {})
+    seed = parse_distill(flags).seed
+    key = fingerprint(["distill", flags, source.fingerprint, device])
+    product = own.folder(key) / "run" / "config.yml"
+    place = ("--load-config", str(source.product), "--output-dir", str(product.parent))
+    command = (*EUGEN3D, "distill", *place, "--device", device, *flags)
+    return own.job("distill", key, command, product, seed, input=source)
 
 
 def _short(flag: str) -> str:

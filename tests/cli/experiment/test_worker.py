@@ -1,6 +1,8 @@
 """One job's command: its record, its log, and what an earlier attempt left."""
 
+import dataclasses
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -42,7 +44,7 @@ def test_a_job_is_done_once_and_its_output_kept(make_job: MakeJob) -> None:
 
 def test_the_threads_of_a_job_are_those_that_it_is_given(make_job: MakeJob) -> None:
     job = make_job("a", "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS']);" + WRITE)
-    carry_out(Job(**vars(job) | {"threads": 3}))
+    carry_out(dataclasses.replace(job, threads=3))
     assert log_path(job).read_text().endswith("3 3\n")
 
 
@@ -114,7 +116,7 @@ def test_a_killed_worker_leaves_its_command_alone_with_the_job(make_job: MakeJob
         "import pathlib, pickle, sys; from eugen3d.cli.experiment.worker import carry_out;"
         "carry_out(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))"
     )
-    (tmp_path / "job.pickle").write_bytes(__import__("pickle").dumps(job))
+    (tmp_path / "job.pickle").write_bytes(pickle.dumps(job))
     worker = subprocess.Popen([sys.executable, "-c", source, str(tmp_path / "job.pickle")])
     wait_for(starts.exists)
     worker.send_signal(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Jobs on Ray: started by itself on this machine, or the cluster that RAY_ADDRESS names."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class RayEngine:
             raise UsageError("--engine ray: needs Ray, expected pip install 'eugen3d[ray]'") from None
         self._ray: Any = ray
         try:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"--engine ray: cannot be started or reached ({first_line(error)})") from None
         needed = {"CPU": conditions.threads} | ({"GPU": 1} if conditions.device.startswith("cuda") else {})
@@ -36,7 +37,7 @@ class RayEngine:
             wanted = ", ".join(f"{count} {name}" for name, count in needed.items())
             raise UsageError(f"--engine ray: its nodes have {found}, expected one with {wanted} as a job needs it")
         options = {"num_cpus": conditions.threads, "num_gpus": needed.get("GPU", 0), "max_retries": 0}
-        self._task = ray.remote(**options)(carry_out_in)
+        self._task = self._ray.remote(**options)(carry_out_in)
         self._folder = folder
         self._cancelled: list[Any] = []
 

@@ -22,6 +22,7 @@ class SlurmEngine:
     def __init__(self, conditions: Conditions, options: tuple[str, ...], folder: Path) -> None:
         try:
             import submitit
+            from submitit.core.utils import FailedSubmissionError, UncompletedJobError
         except ImportError:
             raise UsageError("--engine slurm: needs submitit, expected pip install 'eugen3d[slurm]'") from None
         if shutil.which("sbatch") is None:
@@ -29,7 +30,7 @@ class SlurmEngine:
         asked = subprocess.run(["squeue", "--noheader", "--me"], capture_output=True, text=True)
         if asked.returncode:
             raise UsageError(f"--engine slurm: squeue says {asked.stderr.strip().splitlines()[-1]!r}")
-        self._errors = submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError
+        self._errors = UncompletedJobError, FailedSubmissionError
         self._executor: Any = submitit.SlurmExecutor(conditions.output_dir / "slurm")
         given = dict(_option(option) for option in options)
         gpus = {"gpus-per-node": 1} if conditions.device.startswith("cuda") else {}
