@@ -20,6 +20,7 @@ class RayEngine:
 
     def __init__(self, conditions: Conditions, folder: Path) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # Ray's own 30 are too few on a busy machine
         try:
             import ray
         except ImportError:
@@ -27,7 +28,7 @@ class RayEngine:
         self._ray: Any = ray
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # where a node does not start in time, Ray raises nothing more special
             raise UsageError(f"--engine ray: cannot be started or reached ({first_line(error)})") from None
         needed = {"CPU": conditions.threads} | ({"GPU": 1} if conditions.device.startswith("cuda") else {})
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
