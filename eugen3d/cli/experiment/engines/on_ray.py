@@ -20,7 +20,6 @@ class RayEngine:
 
     def __init__(self, conditions: Conditions, folder: Path) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # Ray's own 30 are too few on a busy machine
         try:
             import ray
         except ImportError:
