@@ -15,6 +15,9 @@ from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
+from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig
+from eugen3d.layers.registry import REGISTRY
+from eugen3d.models.distilled import DistilledModelConfig
 
 Row = dict[str, Any]
 
@@ -125,28 +128,46 @@ def _teacher(job: Job) -> str | None:
 
 
 def _describe_layers(job: Job) -> Row:
-    """Kind and size of a run's replaced layers, and how they were found."""
+    """Kind and size of a run's replaced layers, and how they were found; None where they differ among each other."""
     config = read_config(job.product)
-    model: Any = config.pipeline.model
-    kind, chosen = model.layer.kind, model.layer.chosen
-    num_features, order = getattr(chosen, "num_features", None), getattr(chosen, "order", None)
-    if kind == "eugen" and (chosen.phi, chosen.order, chosen.use_norm) == ("identity", 1, False):
-        kind, order = "low-rank", None  # Φ = identity with the activation outside
-    elif kind == "low-rank":
-        num_features = chosen.rank
-    elif kind == "linear":
-        method: Any = all_methods[config.method_name].pipeline.model
-        kind = "narrow" if model.layer_width < method.layer_width else "linear"
-    is_dense = kind in ("linear", "narrow")
+    replaced = _replaced_layers(config.pipeline.model)
+    kinds = {_kind_of(one) for one in replaced.values()} or {_dense_kind(config)}
     steps = [one for one in _chain(job) if one.kind == "distill"]
     return {
-        "kind": kind,
+        "kind": next(iter(kinds)) if len(kinds) == 1 else "eugen",
         "solver": _solver(job, steps),
-        "layers": [] if is_dense else list(model.replaced_layers),
-        "num_features": num_features,
-        "order": order,
+        "layers": list(replaced),
+        "num_features": _same(getattr(one, "num_features", one.inner_width) for one in replaced.values()),
+        "order": _same(getattr(one, "order", None) for one in replaced.values()),
         "refined": any(one.settings.get("refine-steps", 0) for one in steps),
     }
+
+
+def _replaced_layers(model: Any) -> dict[str, KindConfig]:
+    """What stands in the place of a model's dense layers, by name."""
+    if isinstance(model, DistilledModelConfig):
+        return model.layers
+    layer = getattr(model, "layer", LayerConfig("linear"))
+    return {} if layer.kind == "linear" else {f"trunk.{index}": layer.chosen for index in model.replaced_layers}
+
+
+def _kind_of(config: KindConfig) -> str:
+    """The kind as result files spell it; Φ = identity with the activation outside is low rank."""
+    if isinstance(config, EUGenConfig) and (config.phi, config.order, config.use_norm) == ("identity", 1, False):
+        return "low-rank"
+    return next(kind for kind, entry in REGISTRY.items() if type(config) is entry.config)
+
+
+def _dense_kind(config: Any) -> str:
+    """narrow where a network is thinner than its method's own."""
+    width, method = getattr(config.pipeline.model, "layer_width", None), all_methods[config.method_name].pipeline.model
+    return "narrow" if width is not None and width < getattr(method, "layer_width", 0) else "linear"
+
+
+def _same(values: Iterable[int | None]) -> int | None:
+    """The one value that all have, None otherwise."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def _solver(job: Job, steps: Sequence[Job]) -> str | None:
