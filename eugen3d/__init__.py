@@ -1,5 +1,13 @@
 """eugen3d: smaller and faster neural fields. Importing it loads neither nerfstudio nor CUDA."""
 
+from eugen3d.distill import (
+    DistillConfig,
+    DistillReport,
+    FitConfig,
+    LayerwiseConfig,
+    RefineConfig,
+    distill,
+)
 from eugen3d.layers import (
     EUGenConfig,
     EUGenLinear,
@@ -18,17 +26,23 @@ from eugen3d.layers import (
 )
 
 __all__ = [
+    "DistillConfig",
+    "DistillReport",
     "EUGenConfig",
     "EUGenLinear",
+    "FitConfig",
     "LayerConfig",
+    "LayerwiseConfig",
     "LinearConfig",
     "LowRankConfig",
     "LowRankLinear",
+    "RefineConfig",
     "SNNKConfig",
     "SNNKLinear",
     "SineConfig",
     "SineLinear",
     "convert",
+    "distill",
     "fold",
     "forward_merged",
     "layer_status",

@@ -4,7 +4,6 @@ What is rendered are the folded models, in float32. Runs are timed in turn: all 
 next, another one first each time, so that a machine that slows down slows all of them.
 """
 
-import copy
 import hashlib
 import math
 import statistics
@@ -24,13 +23,11 @@ from torch import Tensor
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import first_line
 from eugen3d.cli.renders import Record, RenderStore, file_hash, fingerprint
-from eugen3d.cli.runs import Run, UsageError, load_run, resolve_device
+from eugen3d.cli.runs import UsageError, load_run, resolve_device
+from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.cli.views import Crop, Split, choose_evenly, load_views, match_files
-from eugen3d.layers import fold
-from eugen3d.metrics.cost import Cost, field_cost, nerf_samples_per_ray
 from eugen3d.metrics.image import image_metrics
 from eugen3d.metrics.lpips import LpipsMetric, LpipsNet, LpipsUnavailableError, find_backbone, load_lpips
-from eugen3d.models.nerf import EUGenNerfModel
 from eugen3d.runtime import Backend
 from eugen3d.runtime.machine import synchronize
 
@@ -108,11 +105,11 @@ class Comparison:
         self.device = resolve_device(settings.device)
         self.names = settings.run_names()
         self.lpips, self.lpips_reason = self._load_lpips()
-        overrides: dict[str, Any] = {"runtime": settings.runtime}
-        if settings.background_color:
-            overrides["background_color"] = settings.background_color
+        overrides = {"background_color": settings.background_color} if settings.background_color else {}
         self.runs = [load_run(path, settings.device, "inference", **overrides) for path in settings.load_config]
-        self.models = [_model(run) for run in self.runs]
+        self.models = [teacher_of(run) for run in self.runs]
+        for model in self.models:
+            model.set_runtime(settings.runtime)
         self.background_color = self._background_color()
         self.views = [load_views(r, settings.split, settings.downscale_factor, settings.crop) for r in self.runs]
         match_files(self.names, self.views)
@@ -185,7 +182,7 @@ class Comparison:
 
     def blended(self, which: int, image: Tensor) -> Tensor:
         """A reference image over the background of a run."""
-        return self.models[which].renderer_rgb.blend_background(image)
+        return self.models[which].blend(image)
 
     def _warm_up(self, index: int) -> None:
         """Render a strip with every run, untimed: fields are folded, compiled and in the cache afterwards."""
@@ -212,7 +209,7 @@ class Comparison:
 
     def _background_color(self) -> str:
         """The colour that all runs render over; where it is random in training, they render over black."""
-        colors = [str(model.renderer_rgb.background_color).replace("random", "black") for model in self.models]
+        colors = [model.background_color for model in self.models]
         for name, color in zip(self.names, colors, strict=True):
             if color != colors[0]:
                 raise UsageError(
@@ -253,7 +250,7 @@ class Comparison:
 
     def _run_result(self, which: int, records: list[Record], first: list[Record]) -> dict[str, Any]:
         """One run's entry; its speedup is the median of the views' ratios of seconds."""
-        cost, run = _cost(self.models[which]), self.runs[which]
+        cost, run = self.models[which].cost(), self.runs[which]
         files = [self.views[0].files[index] for index in self.indices]
         return {
             "name": self.names[which],
@@ -272,27 +269,14 @@ class Comparison:
         }
 
 
-def _model(run: Run) -> EUGenNerfModel:
-    model = run.pipeline.model
-    if not isinstance(model, EUGenNerfModel):
-        raise UsageError(f"{run.checkpoint}: is of method {run.config.method_name!r}, expected one of eugen3d's NeRFs")
-    return model
-
-
-def _render(model: EUGenNerfModel, camera: Cameras) -> tuple[Tensor, float]:
+def _render(model: NerfTeacher, camera: Cameras) -> tuple[Tensor, float]:
     """The picture (height, width, 3) that a camera takes, and the seconds that it took."""
     device = torch.device(camera.device)
     synchronize(device)
     start = time.perf_counter()
-    rgb = model.get_outputs_for_camera(camera)["rgb"]
+    rgb = model.render(camera)
     synchronize(device)
     return rgb, time.perf_counter() - start
-
-
-def _cost(model: EUGenNerfModel) -> Cost:
-    fields = {name: fold(copy.deepcopy(module)) for name, module in model.fields.items()}
-    samples = nerf_samples_per_ray(model.config.num_coarse_samples, model.config.num_importance_samples)
-    return field_cost(fields, samples)
 
 
 def _mean(values: list[float | None]) -> float | None:

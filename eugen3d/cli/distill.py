@@ -1,6 +1,5 @@
 """`eugen3d distill`: a trained run in, a run of EUGen layers out, that every nerfstudio command loads."""
 
-import copy
 import dataclasses
 import json
 import math
@@ -8,13 +7,14 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from nerfstudio.models.base_model import Model
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import (
     HELD_OUT,
     Distiller,
+    FieldLoss,
     FitConfig,
     LayerReport,
     LayerTask,
@@ -42,8 +43,8 @@ from eugen3d.distill import (
 )
 from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig, fold
 from eugen3d.layers.features import Phi
+from eugen3d.metrics.cost import dense_parameters
 from eugen3d.models.distilled import DistilledModelConfig
-from eugen3d.models.nerf import EUGenNerfModel
 
 Chosen = dict[str, dict[str, LayerwiseConfig]]
 """How layers are replaced, by network and site."""
@@ -60,13 +61,15 @@ class Distill:
     """The teacher's config.yml."""
     output_dir: Path
     """Run folder to make for the student."""
-    num_features: int = 64
-    """m: features per degree of every new layer; with phi identity its rank."""
+    num_features: int | None = None
+    """m: features per degree of every new layer; with phi identity its rank. By default a quarter of a layer's width:
+    64 where it has 256 neurons."""
     order: int = 1
     """k: highest degree of the products of projections."""
     layers: tuple[str, ...] = ("auto",)
-    """Trunk layers to replace, by index or name. auto takes all but the first and the one after the skip connection;
-    none takes none, to refine what was distilled before."""
+    """Hidden layers to replace, by index or name. auto takes those as wide as their inputs, that is all but the first
+    and the one after a skip connection, and every hidden layer of a field that has fewer than two such; none takes
+    none, to refine what was distilled before."""
     coarse_layers: tuple[str, ...] = ("same",)
     """Those of the coarse field, which only says where the fine one looks and can do with less."""
     phi: Phi = "relu"
@@ -127,9 +130,8 @@ class Distill:
         student = self._student(run, config, teacher, students)
         if self.refine_steps:
             config.merged = True
-            self._refine(run, student, progress)
-        folded = {part: fold(copy.deepcopy(student.get_submodule(path))) for part, path in teacher.paths.items()}
-        counts["folded"] = _count(folded)
+            self._refine(run, type(teacher)(student), progress)
+        counts["folded"] = _count(type(teacher)(student).folded())
         self._save(run, config, student, progress, counts)
 
     def _solve(
@@ -147,7 +149,8 @@ class Distill:
         progress.seconds["sample"] += time.perf_counter() - start
         fit = FitConfig(self.fit_steps, self.fit_sweeps, learning_rate=self.fit_learning_rate)
         distillers = {
-            part: Distiller(networks[part], students[part], layers[part], rows[part], fit) for part in networks
+            part: Distiller(networks[part], students[part], layers[part], rows[part], fit, FieldLoss)
+            for part in networks
         }
         with progress_bar(CONSOLE, transient=False) as bar:
             total = sum(self._effort(task) for distiller in distillers.values() for task in distiller.tasks)
@@ -192,27 +195,31 @@ class Distill:
         """A layer's row in `distill.json`."""
         return {
             "name": f"{part}.{report.name}",
-            "num_features": self.num_features,
+            "num_features": getattr(distiller.layers[report.name].layer, "num_features", None),
             "order": self.order,
             "rows": distiller.num_rows,
             "relative_error": report.relative_error,
         }
 
-    def _refine(self, run: Run, student: EUGenNerfModel, progress: "DistillProgress") -> None:
+    def _refine(self, run: Run, teacher: NerfTeacher, progress: "DistillProgress") -> None:
         """Polish the folded student on the photographs' rays, in place."""
+        student = teacher.model
         fold(student)
+        teacher.train_dense_alone()
         manager = _manager(run)
         validation = self._batch(manager, 1, VALIDATION_RAYS)
 
         def train_loss(step: int) -> Tensor:
             rays, batch = self._batch(manager, 2 + step, self.refine_num_rays)
             torch.manual_seed(hash_seed(self.seed, "jitter", step))
-            return sum(student.train().get_loss_dict(student(rays), batch).values(), torch.zeros(()))
+            student.train()
+            return sum(teacher.losses(rays, batch).values(), torch.zeros(()))
 
         def validation_loss() -> float:
             rays, batch = validation
+            student.eval()
             with torch.no_grad():
-                return float(student.eval().get_loss_dict(student(rays), batch)["rgb_loss_fine"])
+                return float(teacher.color_loss(rays, batch))
 
         state = progress.restore_refine(student)
         config = RefineConfig(steps=self.refine_steps, learning_rate=self.refine_learning_rate)
@@ -243,12 +250,12 @@ class Distill:
 
     def _student(
         self, run: Run, config: DistilledModelConfig, teacher: NerfTeacher, networks: dict[str, Network]
-    ) -> EUGenNerfModel:
+    ) -> Model:
         """A model of the student's configuration with these fields, and all else as the teacher has it."""
         dataset = _manager(run).train_dataset
-        kwargs = {"num_train_data": len(dataset), "metadata": dataset.metadata}
+        kwargs = {"num_train_data": len(dataset), "metadata": dataset.metadata, "device": teacher.model.device}
         student = config.setup(scene_box=dataset.scene_box, **kwargs)
-        assert isinstance(student, EUGenNerfModel)
+        student.update_to_step(run.step)
         state = teacher.model.state_dict()
         for part, path in teacher.paths.items():
             state = {key: value for key, value in state.items() if not key.startswith(f"{path}.")}
@@ -260,7 +267,7 @@ class Distill:
         self,
         run: Run,
         config: DistilledModelConfig,
-        student: EUGenNerfModel,
+        student: Model,
         progress: "DistillProgress",
         counts: dict[str, int],
     ) -> None:
@@ -294,7 +301,7 @@ class Distill:
                 raise UsageError(f"{flag}: {error}") from None
             if not names:
                 raise UsageError(f"{self.load_config}: {part} has no dense layer to replace, expected at least one")
-            chosen[part] = dict.fromkeys(names, layerwise)
+            chosen[part] = {name: self._sized(layerwise, network.dense(name).out_features) for name in names}
         return chosen
 
     def _layerwise_config(self) -> LayerwiseConfig:
@@ -302,10 +309,18 @@ class Distill:
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name.replace('_', '-')}: is {getattr(self, name)}, expected 0 or more")
         try:
-            layer = EUGenConfig(num_features=self.num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
+            num_features = 1 if self.num_features is None else self.num_features
+            layer = EUGenConfig(num_features=num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
         except ValueError as error:
             raise UsageError(f"--{str(error).replace('_', '-')}") from None
         return LayerwiseConfig(layer, self.projection)
+
+    def _sized(self, layerwise: LayerwiseConfig, width: int) -> LayerwiseConfig:
+        """A layer's configuration with as many features as it is to have."""
+        if self.num_features is not None:
+            return layerwise
+        assert isinstance(layerwise.layer, EUGenConfig)
+        return replace(layerwise, layer=replace(layerwise.layer, num_features=max(1, width // 4)))
 
     def _settings(self, run: Run) -> dict[str, Any]:
         """What has to be the same for an interrupted run to be continued."""
@@ -335,8 +350,8 @@ def _distilled_config(run: Run) -> DistilledModelConfig:
     """What a student's configuration starts from: the teacher's model with no layer replaced, or the student's own."""
     model = run.config.pipeline.model
     if isinstance(model, DistilledModelConfig):
-        return dataclasses.replace(model)
-    return DistilledModelConfig(teacher=model)
+        return replace(model)
+    return DistilledModelConfig.of(model)
 
 
 def _replaced_kind(run: Run) -> str | None:
@@ -355,8 +370,9 @@ def _manager(run: Run) -> VanillaDataManager:
 
 
 def _count(networks: Mapping[str, Network | nn.Module]) -> int:
+    """Parameters of the networks' layers; hash grids and embeddings are none."""
     modules = (part.module if isinstance(part, Network) else part for part in networks.values())
-    return sum(p.numel() for module in modules for p in module.parameters())
+    return sum(p.numel() for module in modules for p in dense_parameters(module))
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -372,7 +388,7 @@ def _print_result(result: dict[str, Any]) -> None:
     CONSOLE.print(table)
     counts = result["num_parameters"]
     CONSOLE.print(
-        f"parameters: teacher {counts['teacher']:,}, student {counts['student']:,}, "
+        f"parameters of the layers: teacher {counts['teacher']:,}, student {counts['student']:,}, "
         f"folded {counts['folded']:,} ({counts['folded'] / counts['teacher']:.3f} of the teacher's)"
     )
     CONSOLE.print("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result["seconds"].items()))

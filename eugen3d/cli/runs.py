@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import yaml
 from nerfstudio.configs.method_configs import all_methods
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.files import naming, whole_folder
+from eugen3d.metrics.lazy_lpips import LazyLpips, lazy_lpips
 from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.stacks import TORCH_FLAG
 
 __all__ = ["Run", "RunConfig", "UsageError", "load_config", "load_run", "resolve_device", "save_run"]
 
@@ -93,13 +97,20 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = _read_state(checkpoint)
     model = config.pipeline.model
-    settings = model.teacher if isinstance(model, DistilledModelConfig) else model
+    model = model.teacher if isinstance(model, DistilledModelConfig) else model
     for key, value in model_overrides.items():
-        if not hasattr(settings, key):
+        if not hasattr(model, key):
             raise UsageError(f"{config_path}: method {config.method_name!r} has no model setting {key!r}")
-        setattr(settings, key, value)
+        setattr(model, key, value)
     # a copy, since nerfstudio writes tensors into the configuration of what it sets up
-    pipeline: VanillaPipeline = copy.deepcopy(config.pipeline).setup(device=target, test_mode=test_mode)
+    settings = copy.deepcopy(config.pipeline)
+    if settings.datamanager._target is ParallelDataManager:
+        settings.datamanager._target = VanillaDataManager  # the same rays, without processes of its own
+    _refuse_tcnn(checkpoint, state)
+    with lazy_lpips():
+        pipeline: VanillaPipeline = settings.setup(device=target, test_mode=test_mode)
+    pipeline.model.update_to_step(step)  # a model's grids can have grown in training
+    state = _without_lpips(state, pipeline)
     _check_state(checkpoint, state, pipeline.state_dict())
     pipeline.load_pipeline(state, step)
     pipeline.eval()
@@ -127,7 +138,7 @@ def save_run(config: TrainerConfig, state: Mapping[str, Tensor], step: int, outp
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainerConfig)}
     run_config = RunConfig(**values | {"timestamp": output_dir.name, "load_dir": None}, run_dir=output_dir)
     run_config.relative_model_dir = Path("nerfstudio_models")
-    checkpoint: dict[str, Any] = {"step": step, "pipeline": {k: v.detach().cpu().clone() for k, v in state.items()}}
+    checkpoint: dict[str, Any] = {"step": step, "pipeline": _copied(state)}
     buffer = io.BytesIO()
     torch.save(checkpoint | {"optimizers": {}, "schedulers": {}, "scalers": {}}, buffer)
     manager = config.pipeline.datamanager
@@ -144,6 +155,16 @@ def save_run(config: TrainerConfig, state: Mapping[str, Tensor], step: int, outp
                 (folder / relative).write_bytes(content)
         outputs.save_dataparser_transform(folder / "dataparser_transforms.json")
     return run_config
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A compact copy on the CPU; what stands under several names is one tensor still."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    keys = {name: (x.data_ptr(), x.shape, x.stride(), x.dtype) for name, x in state.items()}
+    for name, x in state.items():
+        if keys[name] not in copies:
+            copies[keys[name]] = x.detach().cpu().clone()
+    return {name: copies[key] for name, key in keys.items()}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -165,12 +186,18 @@ def find_checkpoint(folder: Path) -> tuple[Path, int]:
 
 
 _STEP = re.compile(r"step-(\d+)\.ckpt")
+_NUMPY = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
+"""What a number of numpy is unpickled by: none of it runs anything that the file names."""
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The pipeline's state in a checkpoint, of finite tensors; nothing else in the file is unpickled."""
+    """The pipeline's state in a checkpoint, of finite tensors; nothing else in the file is unpickled.
+
+    Numbers of numpy are allowed: nerfstudio's schedules leave them in the optimizers' states.
+    """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, KeyError, ValueError, AttributeError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise UsageError(f"{path}: cannot be read as a checkpoint, {size} bytes ({first_line(error)})") from None
@@ -182,6 +209,20 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             count = int((~value.isfinite()).sum())
             raise UsageError(f"{path}: {key} has {count} values of {value.numel()} that are not finite")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _refuse_tcnn(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse MLPs of tiny-cuda-nn, whose parameters are one flat vector each."""
+    for key in state:
+        if key.endswith((".tcnn_encoding.params", ".model.params")):
+            name = key.removeprefix("_model.").rpartition(".")[0]
+            raise UsageError(f"{path}: {name} is tiny-cuda-nn's, expected torch modules: train with {TORCH_FLAG}")
+
+
+def _without_lpips(state: Mapping[str, Tensor], pipeline: nn.Module) -> dict[str, Tensor]:
+    """The state less the backbones of metrics that are built when they are used."""
+    lazy = tuple(f"{name}." for name, module in pipeline.named_modules() if isinstance(module, LazyLpips))
+    return {key: value for key, value in state.items() if not key.startswith(lazy)}
 
 
 def _check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

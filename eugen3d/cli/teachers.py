@@ -1,54 +1,30 @@
-"""What distillation needs to know of a nerfstudio model: its fields as networks, and what they see along rays."""
-
-from collections.abc import Mapping
-from types import MappingProxyType
-
-import torch
-from nerfstudio.cameras.rays import RayBundle
+"""What the commands need to know of a run's model, whichever of the known ones it is."""
 
 from eugen3d.cli.errors import UsageError
+from eugen3d.cli.nerf_teachers import EUGenNerfTeacher, NerfTeacher
 from eugen3d.cli.runs import Run
-from eugen3d.distill import Network, RaySamples
+from eugen3d.cli.stock_teachers import FIELDS, StockTeacher
 from eugen3d.models.nerf import EUGenNerfModel
+from eugen3d.models.stacks import set_runtime, to_stacks
 
-
-class NerfTeacher:
-    """An eugen-nerf: a coarse and a fine field over positions and directions.
-
-    Args:
-        model: in evaluation mode.
-    """
-
-    paths: Mapping[str, str] = MappingProxyType({"coarse": "fields.coarse", "fine": "fields.fine"})
-    """Where each field stands in the model."""
-
-    def __init__(self, model: EUGenNerfModel) -> None:
-        self.model = model
-
-    @property
-    def fewest_samples(self) -> int:
-        """Samples of a ray that every field sees at the least."""
-        return min(self.model.config.num_coarse_samples, self.model.config.num_importance_samples)
-
-    def networks(self) -> dict[str, Network]:
-        """The fields, over the model's own modules."""
-        like = next(self.model.parameters())
-        point = torch.zeros(1, 3).to(like), torch.eye(3)[:1].to(like)
-        return {name: Network.trace(self.model.get_submodule(path), point) for name, path in self.paths.items()}
-
-    def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
-        """What every field sees along rays."""
-        seen = self.model.field_samples(rays)
-        return {name: RaySamples(columns[:2], *columns[2:]) for name, columns in seen.items()}
+__all__ = ["NerfTeacher", "teacher_of"]
 
 
 def teacher_of(run: Run) -> NerfTeacher:
-    """What distillation needs to know of a run.
+    """What the commands need to know of a run's model, whose MLPs become stacks.
 
     Raises:
-        UsageError: the run's model is of a class that is not known here.
+        UsageError: the model is of a class that is not known here, or its MLPs are no torch modules.
     """
     model = run.pipeline.model
-    if not isinstance(model, EUGenNerfModel):
-        raise UsageError(f"{run.checkpoint}: method {run.config.method_name!r}, expected an eugen-nerf teacher")
-    return NerfTeacher(model)
+    if isinstance(model, EUGenNerfModel):
+        return EUGenNerfTeacher(model)
+    if not isinstance(model, tuple(FIELDS)) or getattr(model, "temporal_distortion", None) is not None:
+        known = "eugen-nerf, vanilla-nerf, mipnerf, nerfacto, depth-nerfacto, tensorf, neus or neus-facto"
+        raise UsageError(f"{run.checkpoint}: method {run.config.method_name!r}, expected {known}")
+    try:
+        to_stacks(model)
+    except ValueError as error:
+        raise UsageError(f"{run.checkpoint}: {error}") from None
+    set_runtime(model, None)
+    return StockTeacher(model)

@@ -1,6 +1,7 @@
 """Distillation: from a teacher's rays to a student of EUGen layers, in closed form first, by gradients where asked."""
 
 from eugen3d.distill.distiller import Distiller, LayerTask
+from eugen3d.distill.examples import Examples, OutputLoss
 from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer
 from eugen3d.distill.layerwise import (
     LayerReport,
@@ -11,6 +12,7 @@ from eugen3d.distill.layerwise import (
     report_layer,
     rows_needed,
 )
+from eugen3d.distill.module import DistillConfig, DistillReport, distill
 from eugen3d.distill.network import Batch, Network, Reader
 from eugen3d.distill.problem import LayerProblem
 from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
@@ -19,7 +21,10 @@ from eugen3d.distill.refine import RefineConfig, RefineState, refine
 __all__ = [
     "HELD_OUT",
     "Batch",
+    "DistillConfig",
+    "DistillReport",
     "Distiller",
+    "Examples",
     "FieldLoss",
     "FitConfig",
     "LayerProblem",
@@ -28,12 +33,14 @@ __all__ = [
     "LayerwiseConfig",
     "Loss",
     "Network",
+    "OutputLoss",
     "RaySamples",
     "Reader",
     "RefineConfig",
     "RefineState",
     "Rows",
     "Start",
+    "distill",
     "draw_rows",
     "fit_layer",
     "refine",

@@ -1,16 +1,32 @@
 """A network distilled layer by layer: what is done to which layer, in which order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 
-from eugen3d.distill.fit import FieldLoss, FitConfig, fit_layer
+from eugen3d.distill.fit import FitConfig, Loss, fit_layer
 from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, refit_dense, replace_layer, report_layer
-from eugen3d.distill.network import Network
-from eugen3d.distill.rays import Rows
+from eugen3d.distill.network import Batch, Network
+
+
+class TrainingData(Protocol):
+    """What networks are compared on: rows of a field's rays, or batches of any module's inputs."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterable[Batch]:
+        """All of it, in batches; the same ones every time."""
+        ...
+
+    def split(self) -> tuple[Self, Self]:
+        """What solves and fits may see, and what is held out."""
+        ...
+
+
+Data = TypeVar("Data", bound=TrainingData)
 
 
 @dataclass(frozen=True)
@@ -28,15 +44,16 @@ class LayerTask:
         return f"{self.layer} {self.action}" + (f" {self.sweep}" if self.action == "fit" else "")
 
 
-class Distiller:
+class Distiller(Generic[Data]):
     """Makes a student of a network: layers replaced, the others corrected, all of them fitted one at a time.
 
     Args:
         teacher: the trained network, dense; it stays as it is.
         student: a copy of it, changed in place, in which some tasks may be done already.
         layers: how each layer that is replaced is found, by its site.
-        rows: where the networks are compared. One in eight is kept for the errors that are reported.
+        rows: where the networks are compared. A part is kept for the errors that are reported.
         fit: how long layers are fitted.
+        loss: for what they are fitted, from the teacher and the rows that may be seen.
     """
 
     def __init__(
@@ -44,11 +61,12 @@ class Distiller:
         teacher: Network,
         student: Network,
         layers: Mapping[str, LayerwiseConfig],
-        rows: Rows,
+        rows: Data,
         fit: FitConfig,
+        loss: Callable[[Network, Data], Loss],
     ) -> None:
         self.teacher, self.student, self.layers, self.fit = teacher, student, dict(layers), fit
-        self.num_rows = len(rows)
+        self.num_rows, self._make_loss = len(rows), loss
         self.training_rows, self.held_out_rows = rows.split()
 
     @property
@@ -92,5 +110,5 @@ class Distiller:
         return [report_layer(self.teacher, self.student, name, batches) for name in self.layers]
 
     @cached_property
-    def _loss(self) -> FieldLoss:
-        return FieldLoss(self.teacher, self.training_rows)
+    def _loss(self) -> Loss:
+        return self._make_loss(self.teacher, self.training_rows)

@@ -85,15 +85,17 @@ class Network:
 
         Args:
             names: sites by name, or by number among those that an activation follows; None for every such site whose
-                input is as wide as its output: what sees an encoding itself stays dense.
+                input is as wide as its output, so that what sees an encoding itself stays dense; for every such site
+                at all where fewer than two are, as in the small networks behind a hash grid.
 
         Raises:
             ValueError: naming what did not match and what there is.
         """
         hidden = [name for name, site in self.sites.items() if site.activations]
         if names is None:
-            square = {name: self.dense(name) for name in hidden}
-            return [name for name, dense in square.items() if dense.in_features == dense.out_features]
+            dense = {name: self.dense(name) for name in hidden}
+            chosen = [name for name, layer in dense.items() if layer.in_features == layer.out_features]
+            return chosen if len(chosen) > 1 else hidden
         numbered = {str(number): name for number, name in enumerate(hidden)}
         for name in names:
             if name not in numbered and name not in self.sites:

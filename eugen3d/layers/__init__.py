@@ -19,6 +19,7 @@ from eugen3d.layers.sites import Site, find_sites, place_drawn, place_layer
 from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
 from eugen3d.layers.stack import LayerStack
 from eugen3d.layers.structure import num_products
+from eugen3d.layers.weight_norm import detach_weight_norm, remove_weight_norm
 
 __all__ = [
     "Deferred",
@@ -43,6 +44,7 @@ __all__ = [
     "bernstein_coefficients",
     "compose",
     "convert",
+    "detach_weight_norm",
     "find_sites",
     "first_matrix",
     "fold",
@@ -58,4 +60,5 @@ __all__ = [
     "place_drawn",
     "place_layer",
     "push_readout",
+    "remove_weight_norm",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from eugen3d.layers import num_products
+from eugen3d.layers import kind_of, num_products
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cost:
     """Cost of inference."""
 
     num_parameters: int
-    """Parameters of all fields, each shared one counted once."""
+    """Parameters of all fields' layers, each shared one counted once; grids and embeddings are none."""
     flops_per_sample: float
     """Operations of all field evaluations of one ray, divided by the number of evaluations."""
 
@@ -26,6 +26,12 @@ class Cost:
 def flops_per_row(module: nn.Module) -> int:
     """Operations that one row takes in a module's dense layers, each of which is applied once."""
     return 2 * num_products(module)
+
+
+def dense_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module's layers of whatever kind; those of hash grids, embeddings and the like are none."""
+    layers = (part for part in module.modules() if kind_of(part) is not None)
+    return list({id(p): p for layer in layers for p in layer.parameters()}.values())
 
 
 def field_cost(fields: Mapping[str, nn.Module], samples_per_ray: Mapping[str, int]) -> Cost:
@@ -38,7 +44,7 @@ def field_cost(fields: Mapping[str, nn.Module], samples_per_ray: Mapping[str, in
     if fields.keys() != samples_per_ray.keys():
         raise ValueError(f"samples_per_ray names {sorted(samples_per_ray)}, expected {sorted(fields)}")
     flops = sum(samples_per_ray[name] * flops_per_row(field) for name, field in fields.items())
-    parameters = {id(p): p.numel() for field in fields.values() for p in field.parameters()}
+    parameters = {id(p): p.numel() for field in fields.values() for p in dense_parameters(field)}
     return Cost(sum(parameters.values()), flops / sum(samples_per_ray.values()))
 
 

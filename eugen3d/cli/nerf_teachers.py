@@ -1,0 +1,121 @@
+"""What the commands need to know of a nerfstudio model: its fields, what they see along rays, and how it renders."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.models.base_model import Model
+from torch import Tensor, nn
+
+from eugen3d.distill import Network, RaySamples
+from eugen3d.layers import fold
+from eugen3d.metrics.cost import Cost, dense_parameters, field_cost, nerf_samples_per_ray
+from eugen3d.models.nerf import EUGenNerfModel
+from eugen3d.runtime import Backend
+
+
+class NerfTeacher(ABC):
+    """A model that renders fields along rays.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    paths: Mapping[str, str]
+    """Where each field stands in the model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model: Any = model
+
+    @property
+    @abstractmethod
+    def fewest_samples(self) -> int:
+        """Samples of a ray that every field sees at the least."""
+
+    @property
+    @abstractmethod
+    def samples_per_ray(self) -> Mapping[str, int]:
+        """At how many samples of a ray each field is evaluated in rendering."""
+
+    @abstractmethod
+    def networks(self) -> dict[str, Network]:
+        """The fields, over the model's own modules; their outputs are density (n,) and rgb (n, 3)."""
+
+    @abstractmethod
+    def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
+        """What every field sees along rays, jittered as in training, so that many rays cover every depth."""
+
+    @abstractmethod
+    def set_runtime(self, runtime: Backend) -> None:
+        """Choose how the folded fields are evaluated in rendering."""
+
+    def render(self, camera: Cameras) -> Tensor:
+        """The picture (height, width, 3) that a camera takes."""
+        outputs = self.model.get_outputs_for_camera(camera)
+        return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
+
+    @property
+    def background_color(self) -> str:
+        """What the model renders over; where that is random in training, it is black in rendering."""
+        return str(self.model.renderer_rgb.background_color).replace("random", "black")
+
+    def blend(self, image: Tensor) -> Tensor:
+        """A photograph (height, width, 3 or 4) over the model's background."""
+        return self.model.renderer_rgb.blend_background(image)
+
+    def losses(self, rays: RayBundle, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's own losses of a batch of photographs' rays."""
+        outputs = self.model(rays)
+        return self.model.get_loss_dict(outputs, batch, self.model.get_metrics_dict(outputs, batch))
+
+    def color_loss(self, rays: RayBundle, batch: dict[str, Tensor]) -> Tensor:
+        """That of the colours which the model shows."""
+        losses = self.losses(rays, batch)
+        return losses["rgb_loss_fine"] if "rgb_loss_fine" in losses else losses["rgb_loss"]
+
+    def folded(self) -> dict[str, nn.Module]:
+        """Folded copies of the fields."""
+        return {part: fold(copy.deepcopy(self.model.get_submodule(path))) for part, path in self.paths.items()}
+
+    def train_dense_alone(self) -> None:
+        """Let gradients reach the fields' dense layers and nothing else: no grid, embedding or camera pose."""
+        self.model.requires_grad_(False)
+        for path in self.paths.values():
+            for parameter in dense_parameters(self.model.get_submodule(path)):
+                parameter.requires_grad_(True)
+
+    def cost(self) -> Cost:
+        """What the folded fields' dense layers cost."""
+        return field_cost(self.folded(), self.samples_per_ray)
+
+
+class EUGenNerfTeacher(NerfTeacher):
+    """An eugen-nerf: a coarse and a fine field over positions and directions."""
+
+    paths = MappingProxyType({"coarse": "fields.coarse", "fine": "fields.fine"})
+    model: EUGenNerfModel
+
+    @property
+    def fewest_samples(self) -> int:
+        return min(self.model.config.num_coarse_samples, self.model.config.num_importance_samples)
+
+    @property
+    def samples_per_ray(self) -> Mapping[str, int]:
+        return nerf_samples_per_ray(self.model.config.num_coarse_samples, self.model.config.num_importance_samples)
+
+    def networks(self) -> dict[str, Network]:
+        like = next(self.model.parameters())
+        point = torch.zeros(1, 3).to(like), torch.eye(3)[:1].to(like)
+        return {name: Network.trace(self.model.get_submodule(path), point) for name, path in self.paths.items()}
+
+    def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
+        seen = self.model.field_samples(rays)
+        return {name: RaySamples(columns[:2], *columns[2:]) for name, columns in seen.items()}
+
+    def set_runtime(self, runtime: Backend) -> None:
+        self.model.config.runtime = runtime
