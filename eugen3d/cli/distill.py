@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
+from eugen3d.cli.plan_file import read_plan
 from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
@@ -50,6 +52,7 @@ Chosen = dict[str, dict[str, LayerwiseConfig]]
 """How layers are replaced, by network and site."""
 
 CONSOLE = Console()
+PLANNED_FLAGS = ("num_features", "order", "layers", "coarse_layers", "phi", "use_norm")
 VALIDATION_RAYS = 2048
 
 
@@ -72,6 +75,8 @@ class Distill:
     none, to refine what was distilled before."""
     coarse_layers: tuple[str, ...] = ("same",)
     """Those of the coarse field, which only says where the fine one looks and can do with less."""
+    plan: Path | None = None
+    """A plan.json of `eugen3d plan`, which says what to replace, by what and how large, in the place of these flags."""
     phi: Phi = "relu"
     """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
     projection: Start = "picked"
@@ -101,6 +106,7 @@ class Distill:
         """Run the command; interrupted, it keeps what is done and continues when called again."""
         if self.output_dir.exists():
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
+        self._refuse_beside_plan()
         layerwise = self._layerwise_config()
         random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
         run = load_run(self.load_config, self.device, test_mode="test")
@@ -195,7 +201,7 @@ class Distill:
         """A layer's row in `distill.json`."""
         return {
             "name": f"{part}.{report.name}",
-            "num_features": getattr(distiller.layers[report.name].layer, "num_features", None),
+            "num_features": distiller.layers[report.name].layer.inner_width // self.order,
             "order": self.order,
             "rows": distiller.num_rows,
             "relative_error": report.relative_error,
@@ -285,11 +291,13 @@ class Distill:
             if not self.refine_steps:
                 raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
             return {}
-        kind = _replaced_kind(run)
+        kind = replaced_kind(run)
         if kind is not None:
             raise UsageError(
                 f"{self.load_config}: its layers are {kind!r} already, expected 'linear' ones; --layers none refines it"
             )
+        if self.plan is not None:
+            return self._planned_layers(self.plan, run, networks, layerwise)
         chosen: Chosen = {}
         for part, network in networks.items():
             flag, layers = "--layers", self.layers
@@ -303,6 +311,31 @@ class Distill:
                 raise UsageError(f"{self.load_config}: {part} has no dense layer to replace, expected at least one")
             chosen[part] = {name: self._sized(layerwise, network.dense(name).out_features) for name in names}
         return chosen
+
+    def _planned_layers(self, path: Path, run: Run, networks: dict[str, Network], layerwise: LayerwiseConfig) -> Chosen:
+        """Layers to replace as a plan has them."""
+        plan, teacher = read_plan(path, networks)
+        if teacher != file_hash(run.checkpoint):
+            CONSOLE.print(f"{path}: was made for another checkpoint of such layers", style="yellow", soft_wrap=True)
+        return {
+            part: {
+                site: dataclasses.replace(layerwise, layer=plan[part][site])
+                for site in network.sites
+                if site in plan.get(part, {})
+            }
+            for part, network in networks.items()
+        }
+
+    def _refuse_beside_plan(self) -> None:
+        """Refuse flags that say what a plan says."""
+        if self.plan is None:
+            return
+        for name in PLANNED_FLAGS:
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            if (value := getattr(self, name)) != default:
+                found = " ".join(value) if isinstance(value, tuple) else str(value)
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {found}: found beside --plan, which says it already; expected one of the two")
 
     def _layerwise_config(self) -> LayerwiseConfig:
         for name in ("fit_steps", "fit_sweeps", "refine_steps"):
@@ -327,6 +360,7 @@ class Distill:
         settings = dataclasses.asdict(self)
         for key in ("load_config", "output_dir", "device"):
             settings.pop(key)
+        settings["plan"] = None if self.plan is None else file_hash(self.plan)
         stat = run.checkpoint.stat()
         return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}
 
@@ -354,7 +388,7 @@ def _distilled_config(run: Run) -> DistilledModelConfig:
     return DistilledModelConfig.of(model)
 
 
-def _replaced_kind(run: Run) -> str | None:
+def replaced_kind(run: Run) -> str | None:
     """The kind of the layers that stand where dense ones would; None where all are dense."""
     model = run.config.pipeline.model
     if isinstance(model, DistilledModelConfig):

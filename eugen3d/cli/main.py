@@ -11,10 +11,11 @@ from eugen3d.cli.bench import bench
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.experiment.command import Experiment
+from eugen3d.cli.plan import PlanCommand
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
 
-COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "score": Score}
+COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "plan": PlanCommand, "score": Score}
 
 
 def main(args: list[str] | None = None) -> None:

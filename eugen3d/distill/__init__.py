@@ -3,6 +3,7 @@
 from eugen3d.distill.distiller import Distiller, LayerTask
 from eugen3d.distill.examples import Examples, OutputLoss
 from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer
+from eugen3d.distill.folded_cost import FoldedCost, FoldedWidths, layer_options
 from eugen3d.distill.layerwise import (
     LayerReport,
     LayerwiseConfig,
@@ -14,12 +15,17 @@ from eugen3d.distill.layerwise import (
 )
 from eugen3d.distill.module import DistillConfig, DistillReport, distill
 from eugen3d.distill.network import Batch, Network, Reader
+from eugen3d.distill.plan import Part, Plan, Planned, Planner, pareto
 from eugen3d.distill.problem import LayerProblem
 from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill.recorded import RecordedNetwork
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
+from eugen3d.distill.sensitivity import NestedSolutions, layer_losses
+from eugen3d.distill.uniform import UNIFORM_KINDS, UniformKind, largest_uniform, uniform_plan
 
 __all__ = [
     "HELD_OUT",
+    "UNIFORM_KINDS",
     "Batch",
     "DistillConfig",
     "DistillReport",
@@ -27,26 +33,40 @@ __all__ = [
     "Examples",
     "FieldLoss",
     "FitConfig",
+    "FoldedCost",
+    "FoldedWidths",
     "LayerProblem",
     "LayerReport",
     "LayerTask",
     "LayerwiseConfig",
     "Loss",
+    "NestedSolutions",
     "Network",
     "OutputLoss",
+    "Part",
+    "Plan",
+    "Planned",
+    "Planner",
     "RaySamples",
     "Reader",
+    "RecordedNetwork",
     "RefineConfig",
     "RefineState",
     "Rows",
     "Start",
+    "UniformKind",
     "distill",
     "draw_rows",
     "fit_layer",
+    "largest_uniform",
+    "layer_losses",
+    "layer_options",
+    "pareto",
     "refine",
     "refit_dense",
     "replace_layer",
     "report_layer",
     "rows_needed",
     "shuffle_rows",
+    "uniform_plan",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from eugen3d.distill.network import Batch, Network
-from eugen3d.distill.rays import Rows
+from eugen3d.distill.rays import CHUNK_ROWS, Rows
 from eugen3d.training import Muon, has_bfloat16
 
 SWEEP_DECAY = 0.7  # of the learning rate, from one sweep to the next
@@ -75,6 +75,12 @@ class FieldLoss:
         in_opacity = (opacity - self.opacity[chosen]).square().mean()
         in_rgb = (rows.visibility[:, None] * (rgb - self.rgb[chosen]).square()).mean()
         return in_opacity / self.opacity_scale + in_rgb / self.rgb_scale
+
+    @torch.no_grad()
+    def of(self, network: Network) -> float:
+        """The loss at all rows."""
+        parts = torch.arange(len(self.rows), device=self.rgb.device).split(CHUNK_ROWS)
+        return sum(float(self.at(network, part)) * len(part) for part in parts) / len(self.rows)
 
     def _opacity_and_rgb(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         density, rgb = network(batch)[:2]

@@ -142,10 +142,8 @@ def _reduce_rank(problem: LayerProblem, moments: LayerMoments, down: nn.Linear, 
     Errors of the pre-activation are weighed as the next layer sees them: through its matrix W, and through the slopes
     of the activation, by the metric M = WᵀW ∘ E[f'f'ᵀ] (with ReLU, the chance that two neurons are active together).
     """
-    readers = problem.readers(moments)
-    metric = readers.T @ readers * moments.together
     rank = min(rank, *problem.dense.weight.shape)
-    readout, projection, bias = reduced_rank_regression(moments.linear, rank, metric=metric)
+    readout, projection, bias = reduced_rank_regression(moments.linear, rank, metric=reader_metric(problem, moments))
     down.weight[:rank] = projection.to(down.weight)
     up.weight.zero_()
     up.weight[:, :rank] = readout.to(up.weight)
@@ -154,11 +152,17 @@ def _reduce_rank(problem: LayerProblem, moments: LayerMoments, down: nn.Linear, 
     up.bias.copy_(bias)
 
 
+def reader_metric(problem: LayerProblem, moments: LayerMoments) -> Tensor:
+    """M = WᵀW ∘ E[f'f'ᵀ], W being what reads the layer: how errors of its pre-activations are weighed."""
+    readers = problem.readers(moments)
+    return readers.T @ readers * moments.together
+
+
 def _start_projections(problem: LayerProblem, moments: LayerMoments, layer: EUGenLinear, start: Start) -> None:
     """Set the projections to some of the teacher's own neurons, or scale the random draw to the inputs."""
     projection, dense = layer.features.projection, problem.dense
     if start in ("picked", "largest"):
-        picked = _picked_neurons(problem, moments, projection.out_features, start)
+        picked = picked_neurons(problem, moments, projection.out_features, start)
         projection.weight[: len(picked)] = dense.weight[picked].to(projection.weight)
         if projection.bias is not None and dense.bias is not None:
             projection.bias[: len(picked)] = dense.bias[picked].to(projection.bias)
@@ -170,7 +174,7 @@ def _start_projections(problem: LayerProblem, moments: LayerMoments, layer: EUGe
             projection.bias.copy_(-(projection.weight.double() @ moments.linear.mean_x))
 
 
-def _picked_neurons(problem: LayerProblem, moments: LayerMoments, count: int, start: Start) -> Tensor:
+def picked_neurons(problem: LayerProblem, moments: LayerMoments, count: int, start: Start) -> Tensor:
     """Numbers of the neurons that span the others best, as loudly as each is read, or of the largest weights."""
     if start == "largest":
         size = torch.linalg.vector_norm(problem.dense.weight, dim=1)
