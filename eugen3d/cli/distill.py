@@ -80,7 +80,7 @@ class Distill:
     phi: Phi = "relu"
     """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
     projection: Start = "picked"
-    """Where projections start: the teacher's own neurons that span the others best, or a random draw."""
+    """Where projections start: the teacher's own neurons that tell most of what is read from them, or a random draw."""
     use_norm: bool = False
     """Project the input's norm too."""
     fit_steps: int = 0

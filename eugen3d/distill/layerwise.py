@@ -32,8 +32,8 @@ class LayerwiseConfig:
     layer: KindConfig = field(default_factory=lambda: EUGenConfig(use_norm=False))
     """The layer that stands for a dense layer and, where it has one inside, its activation: EUGen, low rank or SNNK."""
     start: Start = "picked"
-    """Where an EUGen layer's projections come from when phi is not the identity: the teacher's own neurons that span
-    the others best or those with the largest weights, or a random draw."""
+    """Where an EUGen layer's projections come from when phi is not the identity: the teacher's own neurons that tell
+    most of what is read from all of them or those with the largest weights, or a random draw."""
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
@@ -175,12 +175,11 @@ def _start_projections(problem: LayerProblem, moments: LayerMoments, layer: EUGe
 
 
 def picked_neurons(problem: LayerProblem, moments: LayerMoments, count: int, start: Start) -> Tensor:
-    """Numbers of the neurons that span the others best, as loudly as each is read, or of the largest weights."""
+    """Numbers of the neurons that tell most of what is read from all of them, or of the largest weights."""
     if start == "largest":
         size = torch.linalg.vector_norm(problem.dense.weight, dim=1)
         return size.argsort(descending=True, stable=True)[:count]
-    loudness = torch.linalg.vector_norm(problem.readers(moments), dim=0)
-    return pick_columns(moments.outputs.xx * torch.outer(loudness, loudness), count).to(problem.dense.weight.device)
+    return pick_columns(moments.outputs.xx, count, problem.readers(moments)).to(problem.dense.weight.device)
 
 
 def _solve_readout(problem: LayerProblem, layer: FeatureLayer) -> None:

@@ -4,8 +4,8 @@
   distillation: Ŵ = (ΦᵀΦ + λI)⁻¹ΦᵀY).
 - `reduced_rank_regression`: the best W of a given rank (Izenman 1975); applied to a layer's pre-activations this is
   activation-aware low rank.
-- `pick_columns`: which neurons span the others best, by pivoted Cholesky factorisation of their covariance, which is
-  column-pivoted QR of their activations (interpolative decomposition; Chee et al. 2022 prune networks this way).
+- `pick_columns`: which neurons tell most of what is read from all of them, greedily (column subset selection, Farahat
+  et al. 2013; Chee et al. 2022 prune networks with least squares, too, and pick by pivoted QR).
 """
 
 import torch
@@ -70,25 +70,32 @@ def _square_roots(identity: Tensor, metric: Tensor | None) -> tuple[Tensor, Tens
     return vectors * values.sqrt() @ vectors.T, vectors / values.sqrt() @ vectors.T
 
 
-def pick_columns(covariance: Tensor, count: int) -> Tensor:
-    """Indices of the `count` variables that leave the least variance of all of them unexplained, greedily.
+def pick_columns(covariance: Tensor, count: int, readers: Tensor | None = None) -> Tensor:
+    """Indices of the `count` variables y that explain most of the variance of R y by linear regression, greedily.
 
-    Pivoted Cholesky of a covariance (q, q): each step takes the variable with the largest variance that those taken
-    before do not explain. Stops early where nothing is left to explain, so fewer indices may come back.
+    Each step takes the variable that explains most of what those taken before it leave of R y, and removes what it
+    explains from all covariances. Stops early where nothing is left, so fewer indices may come back.
+
+    Args:
+        covariance: of the variables, (q, q).
+        readers: R (p, q), what is read of them; the identity by default.
     """
-    residual = covariance.diagonal().clone()
-    floor = residual.max() * 1e-12
-    factor = covariance.new_zeros(len(covariance), count)
+    residual = covariance.clone()
+    read = residual.clone() if readers is None else readers @ residual
+    floor = float(residual.diagonal().max()) * 1e-12
+    least = float(read.square().sum()) * 1e-24
     picked: list[int] = []
-    for step in range(min(count, len(covariance))):
-        pivot = int(residual.argmax())
-        if residual[pivot] <= floor:
+    for _ in range(min(count, len(covariance))):
+        variance = residual.diagonal()
+        is_free = variance > floor
+        is_free[picked] = False
+        explained = torch.where(is_free, read.square().sum(dim=0) / variance.clamp(min=1e-300), -1.0)
+        pivot = int(explained.argmax())
+        if not is_free[pivot] or float(explained[pivot] * variance[pivot]) <= least:
             break
-        column = covariance[:, pivot] - factor[:, :step] @ factor[pivot, :step]
-        factor[:, step] = column / residual[pivot].sqrt()
-        residual = (residual - factor[:, step] ** 2).clamp(min=0)
-        residual[picked] = 0
-        residual[pivot] = 0
+        column = residual[:, pivot] / variance[pivot]
+        read = read - torch.outer(read[:, pivot], column)
+        residual = residual - torch.outer(column, residual[pivot])
         picked.append(pivot)
     return torch.tensor(picked, dtype=torch.long)
 

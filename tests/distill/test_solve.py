@@ -1,11 +1,10 @@
-"""The closed forms against numpy's and scipy's solutions over the rows themselves."""
+"""The closed forms against numpy's solutions over the rows themselves."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import qr
 from torch import Tensor
 
 from eugen3d.distill.moments import Covariances, Moments
@@ -133,11 +132,29 @@ def test_picked_columns_span_a_rank_deficient_matrix() -> None:
     assert not torch.allclose(centred[:, picked[:3]] @ fewer, centred, atol=1e-3)
 
 
-def test_columns_are_picked_in_the_order_of_pivoted_qr() -> None:
-    activations = torch.relu(torch.randn(300, 20, dtype=torch.float64) @ torch.randn(20, 16, dtype=torch.float64))
-    picked = pick_columns(moments_of(activations, activations[:, :0]).xx, 10)
-    order = qr((activations - activations.mean(0)).numpy(), mode="r", pivoting=True)[-1]
-    assert picked.tolist() == order[:10].tolist()
+@pytest.mark.parametrize("num_readers", [0, 3])
+def test_each_column_explains_most_of_what_is_read(num_readers: int) -> None:
+    """Equal to a greedy search by least squares over the rows."""
+    generator = torch.Generator().manual_seed(2)
+    drawn = torch.randn(300, 20, dtype=torch.float64, generator=generator)
+    y = torch.relu(drawn @ torch.randn(20, 16, dtype=torch.float64, generator=generator))
+    readers = torch.randn(num_readers, 16, dtype=torch.float64, generator=generator) if num_readers else None
+    centred = y - y.mean(0)
+    read = centred if readers is None else centred @ readers.T
+
+    def left(columns: list[int]) -> float:
+        solution = torch.linalg.lstsq(centred[:, columns], read).solution
+        return float((centred[:, columns] @ solution - read).square().sum())
+
+    expected: list[int] = []
+    for _ in range(6):
+        rest = [column for column in range(16) if column not in expected]
+        expected.append(min(rest, key=lambda column: left([*expected, column])))
+    covariance = moments_of(y, y[:, :0]).xx
+    assert pick_columns(covariance, 6, readers).tolist() == expected
+    other = torch.zeros(1, 16, dtype=torch.float64)
+    other[0, 11] = 1
+    assert pick_columns(covariance, 6, other).tolist() == [11], "nothing else is read"
 
 
 def test_no_column_is_picked_twice_and_idle_ones_never() -> None:
