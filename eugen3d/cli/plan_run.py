@@ -69,7 +69,7 @@ class PlanSettings:
     """Budget: operations per sample once folded, such as 250k, or 0.25x of the teacher's."""
     min_speedup: float | None = None
     """Budget: how many times as fast as the teacher the pictures have to be rendered."""
-    sizes: tuple[float, ...] = (0.0625, 0.09375, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+    sizes: tuple[float, ...] = (0.015625, 0.03125, 0.0625, 0.09375, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
     """What is considered: m over a layer's neurons, and ranks over its smaller side."""
     front_shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.125)
     """Shares of the teacher's cost at which the front is measured, planned and uniform."""

@@ -73,6 +73,8 @@ class FoldedWidths:
             if found is not None:
                 self.readers[found[0]].append(name)
 
+        self._variants: dict[tuple[str, KindConfig, Stream], list[Variant]] = {}
+
     @property
     def roots(self) -> list[str]:
         """The sites that read no other."""
@@ -82,12 +84,35 @@ class FoldedWidths:
         """What a root reads."""
         return Stream(self.sites[name].in_features, False)
 
-    def variants(self, name: str, layer: KindConfig, stream: Stream) -> Iterator[Variant]:
+    def variants(self, name: str, layer: KindConfig, stream: Stream) -> list[Variant]:
         """The ways in which a layer that stands at a site and reads a stream can be folded.
 
         Raises:
             TypeError: a layer of another kind than dense, low rank and features of order 1 without the norm.
         """
+        key = name, layer, stream
+        if key not in self._variants:
+            self._variants[key] = list(self._counted(*key))
+        return self._variants[key]
+
+    def cost(self, layers: Mapping[str, KindConfig]) -> FoldedCost:
+        """The cost with these layers at their sites and dense ones at all others."""
+        total = FoldedCost()
+        for root in self.roots:
+            total += self._cost_below(root, self.root_stream(root), layers)
+        return total
+
+    def _cost_below(self, name: str, stream: Stream, layers: Mapping[str, KindConfig]) -> FoldedCost:
+        """Of a site and all that it feeds, by the way that takes fewest products; the more merged of equals."""
+        costs = []
+        for variant in self.variants(name, layers.get(name, DENSE), stream):
+            cost = variant.cost
+            for reader in self.readers[name]:
+                cost += self._cost_below(reader, variant.out, layers)
+            costs.append(cost)
+        return min(reversed(costs), key=lambda cost: cost.products)
+
+    def _counted(self, name: str, layer: KindConfig, stream: Stream) -> Iterator[Variant]:
         dense, found = self.sites[name], self.producer[name]
         width, rows, merged = stream.width + (found[1] if found else 0), dense.out_features, stream.is_merged
         own, has_readers = Stream(rows, False), bool(self.readers[name])
@@ -109,23 +134,6 @@ class FoldedWidths:
         for matrices, out in ways:
             products = sum(height * length for height, length, _ in matrices)
             yield Variant(FoldedCost(products, products + sum(h for h, _, biased in matrices if biased)), out)
-
-    def cost(self, layers: Mapping[str, KindConfig]) -> FoldedCost:
-        """The cost with these layers at their sites and dense ones at all others."""
-        total = FoldedCost()
-        for root in self.roots:
-            total += self._cost_below(root, self.root_stream(root), layers)
-        return total
-
-    def _cost_below(self, name: str, stream: Stream, layers: Mapping[str, KindConfig]) -> FoldedCost:
-        """Of a site and all that it feeds, by the way that takes fewest products; the more merged of equals."""
-        costs = []
-        for variant in self.variants(name, layers.get(name, DENSE), stream):
-            cost = variant.cost
-            for reader in self.readers[name]:
-                cost += self._cost_below(reader, variant.out, layers)
-            costs.append(cost)
-        return min(reversed(costs), key=lambda cost: cost.products)
 
 
 def layer_options(network: Network, name: str, sizes: Sequence[float]) -> list[KindConfig]:

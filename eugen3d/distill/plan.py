@@ -17,6 +17,9 @@ Plan = dict[str, dict[str, KindConfig]]
 Losses = Mapping[str, Mapping[KindConfig, float]]
 """What a network loses when one layer alone is replaced, by site and option."""
 
+WORTH_A_STEP = 0.002
+"""The share of a plan's loss that a single change has to take away."""
+
 _Best = tuple[float, dict[str, KindConfig]]
 
 
@@ -118,7 +121,8 @@ class Planner:
             return None
         current = min(affordable, key=lambda planned: planned.loss)
         while True:
-            steps = [step for step in self._changes(current) if step.price <= budget and step.loss < current.loss]
+            least = current.loss * (1 - WORTH_A_STEP)
+            steps = [step for step in self._changes(current) if step.price <= budget and step.loss < least]
             if not steps:
                 return current
             current = max(steps, key=lambda step: _gain(current, step))
@@ -126,12 +130,15 @@ class Planner:
     def _changes(self, planned: Planned) -> Iterator[Planned]:
         for name, part in self.parts.items():
             layers = planned.plan.get(name, {})
+            price, loss = part.price(part.widths.cost(layers)), part.loss(layers)
             for site, losses in part.losses.items():
                 for layer in (DENSE, *losses):
                     if layer != layers.get(site, DENSE):
                         changed = {each: kind for each, kind in layers.items() if each != site}
                         changed |= {} if layer == DENSE else {site: layer}
-                        yield self.of(planned.plan | {name: changed})
+                        other_price, other_loss = part.price(part.widths.cost(changed)), part.loss(changed)
+                        plan = planned.plan | {name: changed}
+                        yield Planned(plan, planned.price - price + other_price, planned.loss - loss + other_loss)
 
     def _between(self, cheap: Planned, dear: Planned) -> list[Planned]:
         """The plans of the hull between two of it."""
