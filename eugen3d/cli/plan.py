@@ -11,7 +11,8 @@ from eugen3d.cli.distill import replaced_kind
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.plan_budget import BudgetKind, parse_amount
 from eugen3d.cli.plan_progress import PlanProgress
-from eugen3d.cli.plan_run import PlanRun, PlanSettings
+from eugen3d.cli.plan_run import PlanRun
+from eugen3d.cli.plan_settings import PlanSettings
 from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run, load_run
 from eugen3d.cli.teachers import teacher_of

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,13 @@ from eugen3d.cli.plan_budget import Budget, BudgetKind, parse_amount
 from eugen3d.cli.plan_file import layers_entry
 from eugen3d.cli.plan_progress import PlanProgress
 from eugen3d.cli.plan_search import Candidate, PlanSearch
+from eugen3d.cli.plan_settings import PlanSettings
 from eugen3d.cli.plan_trials import Trial, Trials
 from eugen3d.cli.plan_view import print_plan, write_result
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run
-from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.cli.teacher_rows import sample_rows
 from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.cli.views import choose_evenly, load_views
 from eugen3d.distill import (
@@ -51,40 +51,6 @@ ANCHOR = 4
 
 Options = dict[str, dict[str, list[KindConfig]]]
 Losses = dict[str, dict[str, dict[KindConfig, float]]]
-
-
-@dataclass
-class PlanSettings:
-    """What is planned, how it is measured, and the budget."""
-
-    load_config: Path
-    """The teacher's config.yml."""
-    output_dir: Path
-    """Folder to make for plan.json, front.json, front.svg and report.html."""
-    max_psnr_drop: float | None = None
-    """Budget: dB that the pictures may lose; as few operations as that allows."""
-    max_parameters: str | None = None
-    """Budget: parameters of all fields once folded, such as 150k, 1.5M or 0.5x of the teacher's."""
-    max_flops: str | None = None
-    """Budget: operations per sample once folded, such as 250k, or 0.25x of the teacher's."""
-    min_speedup: float | None = None
-    """Budget: how many times as fast as the teacher the pictures have to be rendered."""
-    sizes: tuple[float, ...] = (0.015625, 0.03125, 0.0625, 0.09375, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-    """What is considered: m over a layer's neurons, and ranks over its smaller side."""
-    front_shares: tuple[float, ...] = (0.75, 0.5, 0.25, 0.125)
-    """Shares of the teacher's cost at which the front is measured, planned and uniform."""
-    max_steps: int = 5
-    """Further plans to try on the way to a drop or a speedup."""
-    num_views: int = 4
-    """Training views that are rendered, evenly chosen."""
-    downscale_factor: int = 4
-    """Divides both sides of these."""
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(num_rays=4096))
-    """Where the rows come from."""
-    seed: int = 0
-    """Seed of rays and draws."""
-    device: str = "cpu"
-    """cpu or cuda."""
 
 
 class PlanRun:
@@ -221,7 +187,8 @@ class PlanRun:
             self.progress.trials[key] = dataclasses.asdict(trial)
             self.progress.seconds["trials"] += time.perf_counter() - start
             self.progress.save()
-            CONSOLE.print(f"{origin}, ×{share:.3f} operations: {trial}", highlight=False)
+            speed = "" if trial.speedup is None else f", {trial.speedup:.2f}× the speed"
+            CONSOLE.print(f"{origin}, ×{share:.3f} operations: {trial.psnr_drop:.2f} dB lost{speed}", highlight=False)
         return Trial(**self.progress.trials[key])
 
     def _loss_weights(self, losses: Losses, trials: Trials) -> dict[str, float]:
@@ -252,6 +219,13 @@ class PlanRun:
             f"with ×{share:.3f} of the teacher's operations"
         )
 
+    def _in_order(self, plan: Plan) -> Plan:
+        """The same plan with its layers in the order in which they are evaluated."""
+        sites = {
+            part: [site for site in network.sites if site in plan[part]] for part, network in self.networks.items()
+        }
+        return {part: {site: plan[part][site] for site in names} for part, names in sites.items()}
+
     def _plan_entry(self, chosen: Candidate) -> dict[str, Any]:
         """What stands in plan.json."""
         return {
@@ -259,7 +233,7 @@ class PlanRun:
             "budget": dataclasses.asdict(self.budget),
             "cost": self.cost(chosen.plan),
             "measured": dataclasses.asdict(chosen.trial),
-            "layers": layers_entry(chosen.plan),
+            "layers": layers_entry(self._in_order(chosen.plan)),
         }
 
     def _front_entry(
@@ -274,7 +248,7 @@ class PlanRun:
                 "is_chosen": each is chosen,
                 **self.cost(each.plan),
                 **dataclasses.asdict(each.trial),
-                "layers": layers_entry(each.plan),
+                "layers": layers_entry(self._in_order(each.plan)),
             }
             for each in sorted(search.candidates, key=lambda each: each.price)
         ]
