@@ -76,8 +76,7 @@ class PlanCommand(PlanSettings):
         return given[0]
 
     def _settings(self, run: Run) -> dict[str, Any]:
-        """What has to be the same for an interrupted call to be continued."""
-        settings = dataclasses.asdict(self)
-        for key in ("load_config", "output_dir", "device"):
-            settings.pop(key)
+        """What has to be the same for a call to go on from what another one measured; another budget may be tried."""
+        names = ("sizes", "num_views", "downscale_factor", "sampling", "seed")
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name in names}
         return settings | {"teacher": file_hash(run.checkpoint)}

@@ -15,7 +15,7 @@ class PlanProgress:
     Attributes:
         path: the file; it is gone once the output folder is there.
         losses: of every layer that was measured, by its name, in the order of its options.
-        trials: what was measured on plans, by the plan's own JSON.
+        trials: what was measured on plans, by the plan's own JSON, and whether it was timed.
         seconds: time spent so far, by phase.
     """
 

@@ -175,7 +175,7 @@ class PlanRun:
 
     def _measured(self, trials: Trials, origin: str, plan: Plan) -> Trial:
         """A trial, or what an interrupted call measured on the same plan."""
-        key = json.dumps(layers_entry(plan), sort_keys=True)
+        key = ("timed " if trials.with_speed else "") + json.dumps(layers_entry(plan), sort_keys=True)
         if key not in self.progress.trials:
             share = self.cost(plan)["flops_per_sample"] / self.teacher_cost["flops_per_sample"]
             start = time.perf_counter()
