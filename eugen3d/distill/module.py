@@ -92,7 +92,7 @@ def distill(
     layers = dict.fromkeys(_chosen(teacher, config), config.layerwise)
     loss, held_out_loss = (OutputLoss(teacher, part, config.error) for part in (training, held_out))
     distiller = Distiller(teacher, teacher.copy(), layers, examples, config.fit, lambda *_: loss)
-    seconds = dict.fromkeys(("solve", "fit", "refine"), 0.0)
+    seconds: dict[str, float] = {"solve": 0.0, "fit": 0.0, "refine": 0.0}
     generator = torch.Generator().manual_seed(config.seed)
     for task in distiller.tasks:
         start = time.perf_counter()

@@ -20,7 +20,7 @@ def remove_weight_norm(model: nn.Module) -> nn.Module:
         if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
             remove_hook(module)
         elif parametrize.is_parametrized(module, "weight"):
-            parts = module.parametrizations["weight"]  # pyright: ignore[reportIndexIssue]
+            parts = getattr(module.parametrizations, "weight")  # noqa: B009 - pyright takes it for a tensor
             if len(parts) == 1 and isinstance(parts[0], _WeightNorm):
                 parametrize.remove_parametrizations(module, "weight")
     return model

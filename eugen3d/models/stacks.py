@@ -68,7 +68,9 @@ def to_stacks(model: nn.Module) -> nn.Module:
         if _is_tcnn(module):
             raise ValueError(f"{name} is tiny-cuda-nn's, expected torch modules: train with {TORCH_FLAG}")
     remove_weight_norm(model)
-    stacks = {module: _stack(module) for module in model.modules() if isinstance(module, MLP)}
+    stacks: dict[nn.Module | None, FieldStack] = {
+        module: _stack(module) for module in model.modules() if isinstance(module, MLP)
+    }
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
             if child in stacks:
