@@ -15,10 +15,12 @@ from eugen3d.distill.network import Batch, Network, Reader
 from eugen3d.distill.problem import LayerProblem
 from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
+from eugen3d.distill.solve import Conditioning
 
 __all__ = [
     "HELD_OUT",
     "Batch",
+    "Conditioning",
     "Distiller",
     "FieldLoss",
     "FitConfig",

@@ -40,6 +40,8 @@ class Rows:
     visibility: Tensor
     """Rendering weight over the density with which the row was drawn, (n,): weighed by it, rows stand for what the
     picture shows. Its expectation is 1."""
+    num_held_out: int | None = None
+    """So many of the first rows are held out; one in eight where it is not said."""
 
     def __len__(self) -> int:
         return len(self.deltas)
@@ -53,12 +55,12 @@ class Rows:
 
     def split(self) -> tuple["Rows", "Rows"]:
         """The rows that solves and fits may see, and those that are held out."""
-        count = len(self) // HELD_OUT
+        count = len(self) // HELD_OUT if self.num_held_out is None else self.num_held_out
         return self[count:], self[:count]
 
 
 def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
-    """Keep a share of the samples of a batch of rays.
+    """Keep a share of the samples of a batch of rays, in random order.
 
     Args:
         pair_fraction: share of the samples that become rows, in (0, 1].
@@ -70,7 +72,7 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
     chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]
     if weighted:
         by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
-        chosen = torch.cat([chosen, by_weight])
+        chosen = torch.cat([chosen, by_weight])[torch.randperm(count, generator=generator)]
     chosen = chosen.to(weights.device)
     share = weights[chosen] / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     density = (count - weighted) / count / len(weights) + weighted / count * share
@@ -82,8 +84,17 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
 
 
 def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
-    """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole."""
-    order = torch.randperm(sum(map(len, parts)), generator=generator).to(parts[0].deltas.device)
-    inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
-    deltas, visibility = (torch.cat([getattr(part, name) for part in parts]) for name in ("deltas", "visibility"))
-    return Rows(inputs, deltas, visibility)[order]
+    """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole.
+
+    Which rows are held out is every part's own matter, so that it does not depend on the parts beside it.
+    """
+    training, held_out = zip(*(part.split() for part in parts), strict=True)
+    counts = [sum(map(len, group)) for group in (held_out, training)]
+    orders = [torch.randperm(count, generator=generator) for count in counts]
+    order = torch.cat([orders[0], counts[0] + orders[1]]).to(parts[0].deltas.device)
+    whole = [*held_out, *training]
+    inputs = tuple(torch.cat(columns)[order] for columns in zip(*(part.inputs for part in whole), strict=True))
+    deltas, visibility = (
+        torch.cat([getattr(part, name) for part in whole])[order] for name in ("deltas", "visibility")
+    )
+    return Rows(inputs, deltas, visibility, num_held_out=counts[0])
