@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.teachers import NerfTeacher
-from eugen3d.distill import HELD_OUT, Rows, draw_rows, shuffle_rows
+from eugen3d.distill import HELD_OUT, Rows, draw_rows, join_rows
 from eugen3d.training.distributed import is_main, rank, world_size
 
 RAYS_PER_BATCH = 256
@@ -97,7 +97,7 @@ def sample_rows(
                 fraction = min(share, most / seen.weights.numel())
                 generator = torch.Generator().manual_seed(hash_seed(seed, "rows", name, number))
                 kept[name].append(draw_rows(seen, fraction, config.weighted_fraction, generator))
-    return {name: shuffle_rows(parts, torch.Generator().manual_seed(seed)) for name, parts in kept.items()}
+    return {name: join_rows(parts) for name, parts in kept.items()}
 
 
 class _Pixels:

@@ -13,7 +13,7 @@ from eugen3d.distill.layerwise import (
 )
 from eugen3d.distill.network import Batch, Network, Reader
 from eugen3d.distill.problem import LayerProblem
-from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, join_rows
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 from eugen3d.distill.solve import Conditioning
 
@@ -38,10 +38,10 @@ __all__ = [
     "Start",
     "draw_rows",
     "fit_layer",
+    "join_rows",
     "refine",
     "refit_dense",
     "replace_layer",
     "report_layer",
     "rows_needed",
-    "shuffle_rows",
 ]

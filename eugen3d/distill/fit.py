@@ -72,7 +72,8 @@ class FieldLoss:
         squares = torch.stack(
             [(seen * (rgb - colour).square()).mean(dim=1).sum(), (opacity - mean_opacity).square().sum()]
         )
-        self.rgb_scale, self.opacity_scale = (all_reduce_sum(squares) / count).clamp(min=1e-8).float()
+        squares = all_reduce_sum(squares) / torch.stack([count, count - 1])
+        self.rgb_scale, self.opacity_scale = squares.clamp(min=1e-8).float()
 
     def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
         chosen = torch.randint(len(self.rows), (num_rows,), generator=generator)

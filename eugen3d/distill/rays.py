@@ -6,6 +6,7 @@ where pixels come from; rows drawn evenly keep it right in empty and hidden spac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,8 +41,9 @@ class Rows:
     visibility: Tensor
     """Rendering weight over the density with which the row was drawn, (n,): weighed by it, rows stand for what the
     picture shows. Its expectation is 1."""
-    num_held_out: int | None = None
-    """So many of the first rows are held out; one in eight where it is not said."""
+    sizes: tuple[int, ...] | None = None
+    """Lengths of the parts that they were drawn in, one after the other; one part where it is not said. Networks see
+    each part on its own, so that not a bit of what they give depends on the parts beside it."""
 
     def __len__(self) -> int:
         return len(self.deltas)
@@ -50,13 +52,18 @@ class Rows:
         return Rows(tuple(x[part] for x in self.inputs), self.deltas[part], self.visibility[part])
 
     def batches(self, num_rows: int = CHUNK_ROWS) -> list[Batch]:
-        """The inputs in batches of so many rows; views, no copies."""
-        return list(zip(*(x.split(num_rows) for x in self.inputs), strict=True))
+        """The inputs, part by part, in batches of at most so many rows; views, no copies."""
+        parts = [part for part in self._parts() if len(part)]
+        return [batch for part in parts for batch in zip(*(x.split(num_rows) for x in part.inputs), strict=True)]
 
     def split(self) -> tuple["Rows", "Rows"]:
-        """The rows that solves and fits may see, and those that are held out."""
-        count = len(self) // HELD_OUT if self.num_held_out is None else self.num_held_out
-        return self[count:], self[:count]
+        """The rows that solves and fits may see, and those that are held out: the first eighth of every part."""
+        parts = [(part, len(part) // HELD_OUT) for part in self._parts()]
+        return join_rows([part[count:] for part, count in parts]), join_rows([part[:count] for part, count in parts])
+
+    def _parts(self) -> list["Rows"]:
+        ends = list(accumulate(self.sizes or (len(self),)))
+        return [self[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
@@ -83,18 +90,8 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
     )
 
 
-def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
-    """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole.
-
-    Which rows are held out is every part's own matter, so that it does not depend on the parts beside it.
-    """
-    training, held_out = zip(*(part.split() for part in parts), strict=True)
-    counts = [sum(map(len, group)) for group in (held_out, training)]
-    orders = [torch.randperm(count, generator=generator) for count in counts]
-    order = torch.cat([orders[0], counts[0] + orders[1]]).to(parts[0].deltas.device)
-    whole = [*held_out, *training]
-    inputs = tuple(torch.cat(columns)[order] for columns in zip(*(part.inputs for part in whole), strict=True))
-    deltas, visibility = (
-        torch.cat([getattr(part, name) for part in whole])[order] for name in ("deltas", "visibility")
-    )
-    return Rows(inputs, deltas, visibility, num_held_out=counts[0])
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """All rows of several parts, one after the other."""
+    inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
+    deltas, visibility = (torch.cat([getattr(part, name) for part in parts]) for name in ("deltas", "visibility"))
+    return Rows(inputs, deltas, visibility, tuple(map(len, parts)))

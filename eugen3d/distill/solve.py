@@ -18,8 +18,10 @@ from torch import Tensor
 from eugen3d.distill.moments import Covariances
 
 RIDGE = 1e-7
-RIDGES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-"""Those that `choose_ridge` tries."""
+RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+"""Those that `choose_ridge` tries. Less would let in the rounding of rows in single precision."""
+TOLERANCE = 1e-3
+"""So much more error, relatively, is no reason for a smaller ridge."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def choose_ridge(
 ) -> Conditioning:
     """The ridge of `RIDGES` with which W and b leave the least error on rows that they were not solved on.
 
+    Of those that do as well up to `TOLERANCE` it is the largest: where directions of the inputs hardly vary the error
+    does not tell ridges apart, and a small one would give these directions large weights.
+
     Args:
         moments: of the rows to solve on.
         held_out: of other rows; an error on rows is a quadratic form of their moments. Without any it is `RIDGE`.
@@ -67,7 +72,8 @@ def choose_ridge(
     """
     ridge = RIDGE
     if held_out is not None:
-        ridge = min(RIDGES, key=lambda ridge: relative_residual(held_out, *solve(ridge), metric))
+        errors = {ridge: relative_residual(held_out, *solve(ridge), metric) for ridge in RIDGES}
+        ridge = max(ridge for ridge, error in errors.items() if error <= (1 + TOLERANCE) * min(errors.values()))
     return Conditioning(ridge, _condition(moments))
 
 
