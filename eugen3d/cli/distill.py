@@ -5,7 +5,6 @@ import json
 import math
 import random
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from eugen3d.cli.plan_file import read_plan
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run, load_run, save_run
-from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
+from eugen3d.cli.teacher_rows import SamplingConfig, hash_seed, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import (
     HELD_OUT,
@@ -47,6 +46,7 @@ from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig, fold
 from eugen3d.layers.features import Phi
 from eugen3d.metrics.cost import dense_parameters
 from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.training.distributed import all_reduce_sum, is_main, process_group, rank, world_size
 
 Chosen = dict[str, dict[str, LayerwiseConfig]]
 """How layers are replaced, by network and site."""
@@ -103,13 +103,20 @@ class Distill:
     """cpu or cuda."""
 
     def main(self) -> None:
-        """Run the command; interrupted, it keeps what is done and continues when called again."""
+        """Run the command; interrupted, it keeps what is done and continues when called again.
+
+        Started by torchrun, all processes share the rows and the gradient steps, and the first prints and writes.
+        """
+        with process_group(self.device) as device:
+            self._run(device)
+
+    def _run(self, device: str) -> None:
         if self.output_dir.exists():
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
         self._refuse_beside_plan()
         layerwise = self._layerwise_config()
         random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
-        run = load_run(self.load_config, self.device, test_mode="test")
+        run = load_run(self.load_config, device, test_mode="test")
         teacher = teacher_of(run)
         networks = teacher.networks()
         layers = self._chosen_layers(run, networks, layerwise)
@@ -171,7 +178,7 @@ class Distill:
                         raise UsageError(f"{self.load_config}: {name}: {error}") from None
                     bar.update(shown, completed=reached)
         progress.reports = [
-            self._entry(name, distiller, report)
+            self._entry(name, distiller, report, progress)
             for name, distiller in distillers.items()
             for report in distiller.reports()
         ]
@@ -190,22 +197,23 @@ class Distill:
         if name in progress.done:
             return
         start = time.perf_counter()
-        distiller.run(task, torch.Generator().manual_seed(hash_seed(self.seed, name)), on_step)
+        found = distiller.run(task, torch.Generator().manual_seed(hash_seed(self.seed, name)), on_step)
         progress.seconds["fit" if task.action == "fit" else "solve"] += time.perf_counter() - start
-        progress.add(name, f"{part}.{task.layer}", distiller.student.layer(task.layer))
+        progress.add(name, f"{part}.{task.layer}", distiller.student.layer(task.layer), found)
 
     def _effort(self, task: LayerTask) -> int:
         return self.fit_steps if task.action == "fit" else 1
 
-    def _entry(self, part: str, distiller: Distiller, report: LayerReport) -> dict[str, Any]:
+    def _entry(self, part: str, distiller: Distiller, report: LayerReport, progress: DistillProgress) -> dict[str, Any]:
         """A layer's row in `distill.json`."""
+        name = f"{part}.{report.name}"
         return {
-            "name": f"{part}.{report.name}",
+            "name": name,
             "num_features": distiller.layers[report.name].layer.inner_width // self.order,
             "order": self.order,
             "rows": distiller.num_rows,
             "relative_error": report.relative_error,
-        }
+        } | progress.conditioning[name]
 
     def _refine(self, run: Run, teacher: NerfTeacher, progress: "DistillProgress") -> None:
         """Polish the folded student on the photographs' rays, in place."""
@@ -217,15 +225,17 @@ class Distill:
 
         def train_loss(step: int) -> Tensor:
             rays, batch = self._batch(manager, 2 + step, self.refine_num_rays)
-            torch.manual_seed(hash_seed(self.seed, "jitter", step))
+            torch.manual_seed(hash_seed(self.seed, "jitter", step, rank()))
             student.train()
-            return sum(teacher.losses(rays, batch).values(), torch.zeros(()))
+            losses = teacher.losses(rays, batch).values()
+            return sum(losses, torch.zeros(())) * (len(rays) * world_size() / self.refine_num_rays)
 
         def validation_loss() -> float:
             rays, batch = validation
             student.eval()
             with torch.no_grad():
-                return float(teacher.color_loss(rays, batch))
+                loss = teacher.color_loss(rays, batch)
+            return float(all_reduce_sum(loss.double() * len(rays) / VALIDATION_RAYS))
 
         state = progress.restore_refine(student)
         config = RefineConfig(steps=self.refine_steps, learning_rate=self.refine_learning_rate)
@@ -248,11 +258,13 @@ class Distill:
             progress.seconds["refine"] += time.perf_counter() - start
 
     def _batch(self, manager: VanillaDataManager, number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
-        """Training batch `number`: the same rays whenever it is asked for."""
+        """This process's part of training batch `number`: the same rays whenever it is asked for."""
         torch.manual_seed(hash_seed(self.seed, "batch", number))
         assert manager.train_pixel_sampler is not None
         manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
-        return manager.next_train(number)
+        rays, batch = manager.next_train(number)
+        part = slice(rank(), None, world_size())
+        return rays[part], {name: value[part] for name, value in batch.items()}
 
     def _student(
         self, run: Run, config: DistilledModelConfig, teacher: NerfTeacher, networks: dict[str, Network]
@@ -277,6 +289,8 @@ class Distill:
         progress: "DistillProgress",
         counts: dict[str, int],
     ) -> None:
+        if not is_main():
+            return
         run.config.pipeline.model = config
         state = {f"_model.{key}": value for key, value in student.state_dict().items()}
         save_run(run.config, state, run.step, self.output_dir)
@@ -338,9 +352,15 @@ class Distill:
                 raise UsageError(f"{flag} {found}: found beside --plan, which says it already; expected one of the two")
 
     def _layerwise_config(self) -> LayerwiseConfig:
-        for name in ("fit_steps", "fit_sweeps", "refine_steps"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--{name.replace('_', '-')}: is {getattr(self, name)}, expected 0 or more")
+        for name, least in (
+            ("fit_steps", 0),
+            ("fit_sweeps", 0),
+            ("refine_steps", 0),
+            ("refine_num_rays", world_size()),
+        ):
+            if getattr(self, name) < least:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag}: is {getattr(self, name)}, expected {least} or more")
         try:
             num_features = 1 if self.num_features is None else self.num_features
             layer = EUGenConfig(num_features=num_features, order=self.order, phi=self.phi, use_norm=self.use_norm)
@@ -362,12 +382,8 @@ class Distill:
             settings.pop(key)
         settings["plan"] = None if self.plan is None else file_hash(self.plan)
         stat = run.checkpoint.stat()
+        settings["processes"] = world_size()
         return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}
-
-
-def hash_seed(*parts: Any) -> int:
-    """A seed for each thing that is drawn, the same in every process."""
-    return zlib.crc32(repr(parts).encode())
 
 
 def _rows_needed(networks: dict[str, Network], kinds: dict[str, dict[str, KindConfig]]) -> int:
@@ -410,13 +426,15 @@ def _count(networks: Mapping[str, Network | nn.Module]) -> int:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    table = Table("layer", "m", "k", "rows", "relative error", title="distilled layers")
+    table = Table("layer", "m", "k", "rows", "ridge", "condition", "relative error", title="distilled layers")
     for layer in result["layers"]:
         table.add_row(
             layer["name"],
             str(layer["num_features"]),
             str(layer["order"]),
             f"{layer['rows']:,}",
+            f"{layer['ridge']:.0e}",
+            f"{layer['condition']:.1e}",
             f"{layer['relative_error']:.4f}",
         )
     CONSOLE.print(table)

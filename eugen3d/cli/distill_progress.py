@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ from torch import Tensor, nn
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
-from eugen3d.distill import Network, RefineState
+from eugen3d.distill import Conditioning, Network, RefineState
 from eugen3d.layers import KindConfig
+from eugen3d.training.distributed import from_main, is_main
 
 
 class DistillProgress:
     """Layers as far as they are and the state of the refinement, saved after every layer and every few steps.
 
+    Of several processes the first one writes and reads, and all go on from what it finds.
+
     Attributes:
         path: the file; it is gone once the output folder is there.
         done: what was done to which layers, in order.
         layers: parameters of every layer that something was done to, by name.
+        conditioning: how well the closed form of every replaced layer was determined, by name.
         reports: rows of `distill.json`, when all layers are done.
         seconds: time spent so far, by phase.
     """
@@ -31,6 +36,7 @@ class DistillProgress:
         self.path = path
         self.done: list[str] = []
         self.layers: dict[str, dict[str, Tensor]] = {}
+        self.conditioning: dict[str, dict[str, float]] = {}
         self.reports: list[dict[str, Any]] = []
         self.seconds = dict.fromkeys(("sample", "solve", "fit", "refine"), 0.0)
         self._settings = settings
@@ -44,7 +50,11 @@ class DistillProgress:
             UsageError: when there is progress of a call with other settings.
         """
         path = output_dir.parent / f"{output_dir.name}.partial"
-        progress = cls(path, json.dumps(settings, sort_keys=True))
+        return from_main(lambda: cls._read(path, json.dumps(settings, sort_keys=True)))
+
+    @classmethod
+    def _read(cls, path: Path, settings: str) -> "DistillProgress":
+        progress = cls(path, settings)
         if not path.exists():
             return progress
         try:
@@ -56,6 +66,7 @@ class DistillProgress:
             raise UsageError(f"{path}: is of a call with other settings, expected the same; repeat that or delete it")
         progress.done, progress.layers, progress.reports = saved["done"], saved["layers"], saved["reports"]
         progress.seconds, progress._refine = saved["seconds"], saved["refine"]
+        progress.conditioning = saved["conditioning"]
         return progress
 
     def restore_layers(
@@ -74,9 +85,11 @@ class DistillProgress:
             students[part].layer(site).load_state_dict(state)
         return students
 
-    def add(self, task: str, name: str, module: nn.Module) -> None:
+    def add(self, task: str, name: str, module: nn.Module, conditioning: Conditioning | None = None) -> None:
         """Keep a layer to which something was done."""
         self.done.append(task)
+        if conditioning is not None:
+            self.conditioning[name] = asdict(conditioning)
         self.layers[name] = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
         self._save()
 
@@ -101,14 +114,18 @@ class DistillProgress:
 
     def remove(self) -> None:
         """Delete the file: the work is done."""
-        self.path.unlink(missing_ok=True)
+        if is_main():
+            self.path.unlink(missing_ok=True)
 
     def _save(self) -> None:
+        if not is_main():
+            return
         buffer = io.BytesIO()
         content = {
             "settings": self._settings,
             "done": self.done,
             "layers": self.layers,
+            "conditioning": self.conditioning,
             "reports": self.reports,
             "seconds": self.seconds,
             "refine": self._refine,

@@ -14,6 +14,7 @@ from eugen3d.cli.experiment.command import Experiment
 from eugen3d.cli.plan import PlanCommand
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
+from eugen3d.training.distributed import ProcessLostError, has_the_word
 
 COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "plan": PlanCommand, "score": Score}
 
@@ -25,7 +26,7 @@ def main(args: list[str] | None = None) -> None:
         args: its name and arguments; by default those that the process was started with.
 
     Exit codes: 0 done, 1 a job of an experiment failed, 2 input that cannot be used or a file that cannot be written,
-    130 interrupted.
+    130 interrupted. Of several processes that end together one says why.
     """
     try:
         command = tyro.extras.subcommand_cli_from_dict(
@@ -34,6 +35,8 @@ def main(args: list[str] | None = None) -> None:
         command.main()
     except (UsageError, SceneError) as error:
         _stop(first_line(error), 2)
+    except ProcessLostError as error:
+        _stop(f"{first_line(error)}; the same command goes on from what is done", 2)
     except OSError as error:
         _stop(_describe(error), 2)
     except torch.OutOfMemoryError as error:
@@ -51,7 +54,8 @@ def _describe(error: OSError) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    Console(stderr=True, highlight=False).print(f"error: {message}", soft_wrap=True, markup=False)
+    if has_the_word():
+        Console(stderr=True, highlight=False).print(f"error: {message}", soft_wrap=True, markup=False)
     sys.exit(code)
 
 

@@ -208,7 +208,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if value.is_floating_point() and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise UsageError(f"{path}: {key} has {count} values of {value.numel()} that are not finite")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    # nerfstudio trains on several devices with the model wrapped
+    return {key.removeprefix("module.").replace("_model.module.", "_model.", 1): value for key, value in state.items()}
 
 
 def _refuse_tcnn(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -1,9 +1,14 @@
-"""Rows for distillation from a nerfstudio run: which pixels are looked through, and what its fields see there."""
+"""Rows for distillation from a nerfstudio run: which pixels are looked through, and what its fields see there.
+
+Rays are dealt out in batches. Everything that a batch draws follows from its number: several processes that take every
+so many-th of them have, together, the rows that one alone would have.
+"""
 
 import copy
 import math
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
@@ -13,9 +18,10 @@ from torch import Tensor
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.teachers import NerfTeacher
-from eugen3d.distill import RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill import HELD_OUT, Rows, draw_rows, join_rows
+from eugen3d.training.distributed import is_main, rank, world_size
 
-RAYS_PER_BATCH = 1024
+RAYS_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class SamplingConfig:
     """Rays go through the pixels of images reduced by this factor."""
     pair_fraction: float = 0.125
     """Share of a ray's samples that become rows; raised where the solve would have too few."""
+    max_rows: int = 600_000
+    """Rows of a field that are kept at the most, in all processes together: with more rays fewer of each."""
     weighted_fraction: float = 0.67
     """Share of the rows that is drawn by rendering weight, the rest evenly."""
 
@@ -39,7 +47,7 @@ class SamplingConfig:
                 raise UsageError(f"--sampling.{name.replace('_', '-')}: is {value}, expected more than 0, at most 1")
         if not 0 <= self.weighted_fraction <= 1:
             raise UsageError(f"--sampling.weighted-fraction: is {self.weighted_fraction}, expected 0 to 1")
-        for name in ("num_rays", "downscale_factor"):
+        for name in ("num_rays", "downscale_factor", "max_rows"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"--sampling.{name.replace('_', '-')}: is {value}, expected at least 1")
 
@@ -47,50 +55,80 @@ class SamplingConfig:
 def sample_rows(
     manager: VanillaDataManager, teacher: NerfTeacher, config: SamplingConfig, needed: int, seed: int
 ) -> dict[str, Rows]:
-    """Rows of every field of a teacher, the same ones for the same seed.
+    """This process's rows of every field of a teacher; those of all processes are the same ones for the same seed.
+
+    The teacher is gone along batch by batch: memory grows with the rows kept alone, not with the rays.
 
     Args:
         needed: rows that the solve cannot do without.
 
     Raises:
-        UsageError: the rays do not have that many samples.
+        UsageError: the rays do not have that many samples, or `max_rows` or the processes do not go with them.
     """
-    generator = torch.Generator().manual_seed(seed)
     cameras = copy.deepcopy(manager.train_dataset.cameras)
     if config.downscale_factor > 1:
         cameras.rescale_output_resolution(1.0 / config.downscale_factor)
-    pixels = _draw_pixels(cameras.height.flatten(), cameras.width.flatten(), config, generator)
-    fewest = teacher.fewest_samples * len(pixels)
+    pixels = _Pixels(cameras.height.flatten().cpu(), cameras.width.flatten().cpu(), config, seed)
+    fewest = teacher.fewest_samples * pixels.num_rays
     if fewest < needed:
         raise UsageError(
-            f"--sampling.num-rays: {len(pixels)} rays give {fewest} rows, expected at least {needed} for "
+            f"--sampling.num-rays: {pixels.num_rays} rays give {fewest} rows, expected at least {needed} for "
             "--num-features; take more rays, images or pixels, or fewer features"
         )
-    kept: dict[str, list[Rows]] = {name: [] for name in teacher.paths}
+    count = pixels.num_batches
+    if config.max_rows < (least := max(needed, HELD_OUT * count)):
+        raise UsageError(
+            f"--sampling.max-rows: is {config.max_rows}, expected at least {least} for these rays and features"
+        )
+    if count < world_size():
+        raise UsageError(
+            f"--sampling.num-rays: {pixels.num_rays} rays are {count} batches, expected one or more for each of "
+            f"{world_size()} processes; take more rays or fewer processes"
+        )
     share = max(config.pair_fraction, min(1.0, 1.02 * needed / fewest))
+    generate = RayGenerator(cameras.to(teacher.model.device))
+    kept: dict[str, list[Rows]] = {name: [] for name in teacher.paths}
+    own = range(rank(), count, world_size())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for seen in _seen_along(teacher, RayGenerator(cameras.to(teacher.model.device)), pixels):
-            for name, batch in seen.items():
-                kept[name].append(draw_rows(batch, share, config.weighted_fraction, generator))
-    return {name: shuffle_rows(parts, generator) for name, parts in kept.items()}
+        for number in track(own, description="sampling the teacher", transient=True, disable=not is_main()):
+            torch.manual_seed(hash_seed(seed, "jitter of rays", number))
+            most = config.max_rows * (number + 1) // count - config.max_rows * number // count
+            for name, seen in teacher.samples(generate(pixels.batch(number).to(teacher.model.device))).items():
+                fraction = min(share, most / seen.weights.numel())
+                generator = torch.Generator().manual_seed(hash_seed(seed, "rows", name, number))
+                kept[name].append(draw_rows(seen, fraction, config.weighted_fraction, generator))
+    return {name: join_rows(parts) for name, parts in kept.items()}
 
 
-def _draw_pixels(heights: Tensor, widths: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
-    """Distinct pixels (n, 3) of image, row and column, even over the pixels of the images taken."""
-    count = max(1, math.ceil(config.image_fraction * len(heights)))
-    images = torch.randperm(len(heights), generator=generator)[:count]
-    sizes = (heights[images] * widths[images]).long().cpu()
-    ends = sizes.cumsum(0)
-    total = int(ends[-1])
-    chosen = torch.randperm(total, generator=generator)[: config.num_rays]
-    which = torch.searchsorted(ends, chosen, right=True)
-    within = chosen - (ends - sizes)[which]
-    image_widths = widths.cpu().long()[images][which]
-    return torch.stack([images[which], within // image_widths, within % image_widths], dim=1)
+class _Pixels:
+    """Distinct pixels, one at random in each of so many equal parts of the pixels of the images taken.
+
+    A batch takes parts that lie evenly over all images, and is drawn when it is asked for.
+    """
+
+    def __init__(self, heights: Tensor, widths: Tensor, config: SamplingConfig, seed: int) -> None:
+        count = max(1, math.ceil(config.image_fraction * len(heights)))
+        self.seed = seed
+        self.images = torch.randperm(len(heights), generator=torch.Generator().manual_seed(seed))[:count]
+        self.widths = widths.long()[self.images]
+        self.sizes = heights.long()[self.images] * self.widths
+        self.ends = self.sizes.cumsum(0)
+        self.num_pixels = int(self.ends[-1])
+        self.num_rays = min(config.num_rays, self.num_pixels)
+        self.num_batches = math.ceil(self.num_rays / RAYS_PER_BATCH)
+
+    def batch(self, number: int) -> Tensor:
+        """Image, row and column of the pixels (n, 3) of a batch."""
+        parts = torch.arange(number, self.num_rays, self.num_batches)
+        first, last = ((parts + step) * self.num_pixels // self.num_rays for step in (0, 1))
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, "pixels", number))
+        chosen = first + (torch.rand(len(parts), generator=generator, dtype=torch.float64) * (last - first)).long()
+        which = torch.searchsorted(self.ends, chosen, right=True)
+        within = chosen - (self.ends[which] - self.sizes[which])
+        widths = self.widths[which]
+        return torch.stack([self.images[which], within // widths, within % widths], dim=1)
 
 
-def _seen_along(teacher: NerfTeacher, generate: RayGenerator, pixels: Tensor) -> Iterator[dict[str, RaySamples]]:
-    batches = pixels.split(RAYS_PER_BATCH)
-    for batch in track(batches, description="sampling the teacher", transient=True):
-        yield teacher.samples(generate(batch.to(teacher.model.device)))
+def hash_seed(*parts: Any) -> int:
+    """A seed for each thing that is drawn, the same in every process."""
+    return zlib.crc32(repr(parts).encode())

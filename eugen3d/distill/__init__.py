@@ -17,16 +17,18 @@ from eugen3d.distill.module import DistillConfig, DistillReport, distill
 from eugen3d.distill.network import Batch, Network, Reader
 from eugen3d.distill.plan import Part, Plan, Planned, Planner, pareto
 from eugen3d.distill.problem import LayerProblem
-from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, join_rows
 from eugen3d.distill.recorded import RecordedNetwork
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
 from eugen3d.distill.sensitivity import NestedSolutions, layer_losses
+from eugen3d.distill.solve import Conditioning
 from eugen3d.distill.uniform import UNIFORM_KINDS, UniformKind, largest_uniform, uniform_plan
 
 __all__ = [
     "HELD_OUT",
     "UNIFORM_KINDS",
     "Batch",
+    "Conditioning",
     "DistillConfig",
     "DistillReport",
     "Distiller",
@@ -58,6 +60,7 @@ __all__ = [
     "distill",
     "draw_rows",
     "fit_layer",
+    "join_rows",
     "largest_uniform",
     "layer_losses",
     "layer_options",
@@ -67,6 +70,5 @@ __all__ = [
     "replace_layer",
     "report_layer",
     "rows_needed",
-    "shuffle_rows",
     "uniform_plan",
 ]

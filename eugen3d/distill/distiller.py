@@ -10,6 +10,8 @@ import torch
 from eugen3d.distill.fit import FitConfig, Loss, fit_layer
 from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, refit_dense, replace_layer, report_layer
 from eugen3d.distill.network import Batch, Network
+from eugen3d.distill.solve import Conditioning
+from eugen3d.training.distributed import all_reduce_sum
 
 
 class TrainingData(Protocol):
@@ -51,7 +53,8 @@ class Distiller(Generic[Data]):
         teacher: the trained network, dense; it stays as it is.
         student: a copy of it, changed in place, in which some tasks may be done already.
         layers: how each layer that is replaced is found, by its site.
-        rows: where the networks are compared. A part is kept for the errors that are reported.
+        rows: where the networks are compared. A part is kept for the choice of ridges and the errors that are
+            reported. Over several processes each has rows of its own, and all come to the same student.
         fit: how long layers are fitted.
         loss: for what they are fitted, from the teacher and the rows that may be seen.
     """
@@ -66,7 +69,7 @@ class Distiller(Generic[Data]):
         loss: Callable[[Network, Data], Loss],
     ) -> None:
         self.teacher, self.student, self.layers, self.fit = teacher, student, dict(layers), fit
-        self.num_rows, self._make_loss = len(rows), loss
+        self.num_rows, self._make_loss = int(all_reduce_sum(torch.tensor(len(rows)))), loss
         self.training_rows, self.held_out_rows = rows.split()
 
     @property
@@ -87,22 +90,29 @@ class Distiller(Generic[Data]):
             tasks += [LayerTask("fit", name, sweep) for sweep in sweeps for name in order]
         return tasks
 
-    def run(self, task: LayerTask, generator: torch.Generator, on_step: Callable[[], None] = lambda: None) -> None:
+    def run(
+        self, task: LayerTask, generator: torch.Generator, on_step: Callable[[], None] = lambda: None
+    ) -> Conditioning | None:
         """Do one task, in place.
 
         Args:
             on_step: called after every gradient step.
 
+        Returns:
+            How well the closed form was determined that replaced a layer.
+
         Raises:
             ValueError: the rows are too few, or hold values that are not finite.
         """
+        training, held_out = self.training_rows.batches(), self.held_out_rows.batches()
         if task.action == "replace":
             config = self.layers[task.layer]
-            replace_layer(self.teacher, self.student, task.layer, self.training_rows.batches(), config, generator)
-        elif task.action == "refit":
-            refit_dense(self.teacher, self.student, task.layer, self.training_rows.batches())
+            return replace_layer(self.teacher, self.student, task.layer, training, config, generator, held_out)
+        if task.action == "refit":
+            refit_dense(self.teacher, self.student, task.layer, training, held_out)
         else:
             fit_layer(self.student, task.layer, self._loss, self.fit, generator, task.sweep, on_step)
+        return None
 
     def reports(self) -> list[LayerReport]:
         """How every replaced layer stands for the teacher's."""

@@ -9,6 +9,7 @@ c is the colour, α = 1 − exp(−density · δ) the opacity over the mean inte
 row's colour shows in the picture (`eugen3d.distill.rays`). Only the rows are needed: no ray is rendered.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ from torch import Tensor
 from eugen3d.distill.network import Batch, Network
 from eugen3d.distill.rays import CHUNK_ROWS, Rows
 from eugen3d.training import Muon, has_bfloat16
+from eugen3d.training.distributed import all_reduce_sum, average_gradients, broadcast_module, world_size
 
 SWEEP_DECAY = 0.7  # of the learning rate, from one sweep to the next
 
@@ -41,12 +43,14 @@ class Loss(Protocol):
     """What a network's outputs differ from the teacher's, at rows that it draws."""
 
     def __call__(self, network: Network, generator: torch.Generator, num_rows: int, /) -> Tensor:
-        """The loss at so many rows, with a graph."""
+        """The loss at so many rows, with a graph; over several processes its mean over them is the loss."""
         ...
 
 
 class FieldLoss:
     """What a field's opacity and colour differ from the teacher's at some rows of its rays.
+
+    The teacher's values are kept for all rows: half the memory of the rows themselves, whose number is bounded.
 
     Args:
         teacher: a field whose outputs begin with density (n,) and rgb (n, 3).
@@ -56,13 +60,20 @@ class FieldLoss:
     @torch.no_grad()
     def __init__(self, teacher: Network, rows: Rows) -> None:
         self.rows = rows
-        self.delta = rows.deltas.mean()
+        count, length = all_reduce_sum(torch.stack([rows.deltas.new_tensor(len(rows)), rows.deltas.sum()]).double())
+        self.delta = (length / count).float()
+        self.share = float(len(rows) * world_size() / count)
         values = [self._opacity_and_rgb(teacher, batch) for batch in rows.batches()]
         self.opacity, self.rgb = (torch.cat(parts) for parts in zip(*values, strict=True))
-        visibility = rows.visibility[:, None]
-        mean = (visibility * self.rgb).mean(dim=0) / visibility.mean().clamp(min=1e-8)
-        self.rgb_scale = (visibility * (self.rgb - mean).square()).mean().clamp(min=1e-8)
-        self.opacity_scale = self.opacity.var().clamp(min=1e-8)
+        seen, rgb, opacity = rows.visibility[:, None].double(), self.rgb.double(), self.opacity.double()
+        mean_seen, *mean = all_reduce_sum(torch.cat([seen.sum(dim=0), (seen * rgb).sum(dim=0)])) / count
+        colour = torch.stack(mean) / mean_seen.clamp(min=1e-8)
+        mean_opacity = all_reduce_sum(opacity.sum()) / count
+        squares = torch.stack(
+            [(seen * (rgb - colour).square()).mean(dim=1).sum(), (opacity - mean_opacity).square().sum()]
+        )
+        squares = all_reduce_sum(squares) / torch.stack([count, count - 1])
+        self.rgb_scale, self.opacity_scale = squares.clamp(min=1e-8).float()
 
     def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
         chosen = torch.randint(len(self.rows), (num_rows,), generator=generator)
@@ -74,7 +85,7 @@ class FieldLoss:
         opacity, rgb = self._opacity_and_rgb(network, rows.inputs)
         in_opacity = (opacity - self.opacity[chosen]).square().mean()
         in_rgb = (rows.visibility[:, None] * (rgb - self.rgb[chosen]).square()).mean()
-        return in_opacity / self.opacity_scale + in_rgb / self.rgb_scale
+        return self.share * (in_opacity / self.opacity_scale + in_rgb / self.rgb_scale)
 
     @torch.no_grad()
     def of(self, network: Network) -> float:
@@ -98,6 +109,8 @@ def fit_layer(
 ) -> None:
     """Fit the parameters of one layer of a network, in place.
 
+    Several processes share the rows of a step and the mean of their gradients.
+
     Args:
         name: the layer's site.
         sweep: how many times the layers were gone through before.
@@ -107,12 +120,14 @@ def fit_layer(
     optimizer = Muon(parameters, lr=config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     device = parameters[0].device
-    in_bfloat16 = has_bfloat16(device)
+    in_bfloat16, num_rows = has_bfloat16(device), math.ceil(config.batch_rows / world_size())
     for _ in range(config.steps):
         with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
-            loss = loss_of(network, generator, config.batch_rows)
+            loss = loss_of(network, generator, num_rows)
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
+        average_gradients(parameters)
         optimizer.step()
         schedule.step()
         on_step()
+    broadcast_module(network.layer(name))

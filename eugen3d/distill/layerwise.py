@@ -13,16 +13,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from eugen3d.distill.moments import Moments
+from eugen3d.distill.moments import Covariances
 from eugen3d.distill.network import Batch, Network
-from eugen3d.distill.problem import LayerMoments, LayerProblem
-from eugen3d.distill.solve import pick_columns, reduced_rank_regression, relative_residual, solve_readout
+from eugen3d.distill.problem import LayerMoments, LayerProblem, Pairs
+from eugen3d.distill.solve import (
+    Conditioning,
+    choose_ridge,
+    pick_columns,
+    reduced_rank_regression,
+    relative_residual,
+    solve_readout,
+)
 from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LowRankConfig, LowRankLinear, SNNKConfig, SNNKLinear
+from eugen3d.training.distributed import broadcast_module
 
 Start = Literal["picked", "largest", "orthogonal", "gaussian", "rademacher"]
 FeatureLayer = EUGenLinear | SNNKLinear
-
-REFIT_RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class LayerReport:
 
     name: str
     relative_error: float
-    """‖student's output − teacher's‖ / ‖teacher's‖ of this layer, on rows that no solve saw."""
+    """‖student's output − teacher's‖ / ‖teacher's‖ of this layer, on rows that chose the ridge of its closed form among
+    six and were in no solve."""
 
 
 def rows_needed(config: KindConfig, in_features: int) -> int:
@@ -70,23 +77,34 @@ def replace_layer(
     batches: Iterable[Batch],
     config: LayerwiseConfig,
     generator: torch.Generator,
-) -> None:
+    held_out: Iterable[Batch] | None = None,
+) -> Conditioning:
     """Replace a layer of the student, in place; the layers before it are final, those after are not used.
+
+    Over several processes each has batches of its own, and all of them get the same layer.
 
     Args:
         teacher: the trained network, dense there.
         student: the same network with its earlier layers already replaced.
+        batches: what the layer is solved on.
+        held_out: what the ridge is chosen on; without any it is `RIDGE`.
+
+    Returns:
+        The ridge of the last regression solved, and how well its inputs determine it.
 
     Raises:
         ValueError: when the rows are too few for the layer, or hold values that are not finite.
     """
     problem = LayerProblem(teacher, student, name, batches)
+    judge = None if held_out is None else LayerProblem(teacher, student, name, held_out)
     moments = problem.moments()
     if moments.num_rows < (needed := rows_needed(config.layer, problem.dense.in_features)):
         width = config.layer.inner_width
         raise ValueError(f"{moments.num_rows} rows for layer {name} with m = {width}, expected {needed}")
-    layer = _closed_form(problem, moments, config, generator).to(problem.dense.weight)
-    student.place(name, layer, config.layer)
+    layer, conditioning = _closed_form(problem, judge, moments, config, generator)
+    broadcast_module(layer)  # sums are the same in all processes; what a processor solves from them need not be
+    student.place(name, layer.to(problem.dense.weight), config.layer)
+    return conditioning
 
 
 @torch.no_grad()
@@ -96,60 +114,84 @@ def report_layer(teacher: Network, student: Network, name: str, batches: Iterabl
 
 
 @torch.no_grad()
-def refit_dense(teacher: Network, student: Network, name: str, batches: Iterable[Batch]) -> None:
+def refit_dense(
+    teacher: Network,
+    student: Network,
+    name: str,
+    batches: Iterable[Batch],
+    held_out: Iterable[Batch] | None = None,
+) -> None:
     """Correct a dense layer of the student for what its replaced predecessors do, in place.
 
     The correction ΔW, Δb is the ridge regression of what is missing, z_teacher − W x_student, on x_student: where the
     student's input tells nothing of it, the teacher's weights stay.
     """
-    dense, moments = student.dense(name), Moments()
-    for x, z in LayerProblem(teacher, student, name, batches).chunks():
-        moments.update(x, z - dense(x))
-    weight, bias = solve_readout(moments.covariances(), REFIT_RIDGE)
+    dense = student.dense(name)
+    problem = LayerProblem(teacher, student, name, batches)
+    judge = None if held_out is None else LayerProblem(teacher, student, name, held_out)
+    weight, bias, _ = _ridge(*_moments(problem, judge, lambda x, z: (x, z - dense(x))))
     dense.weight.add_(weight)
     if dense.bias is not None:
         dense.bias.add_(bias)
+    broadcast_module(dense)
 
 
 def _closed_form(
-    problem: LayerProblem, moments: LayerMoments, config: LayerwiseConfig, generator: torch.Generator
-) -> nn.Module:
-    """The layer that stands for the teacher's."""
+    problem: LayerProblem,
+    judge: LayerProblem | None,
+    moments: LayerMoments,
+    config: LayerwiseConfig,
+    generator: torch.Generator,
+) -> tuple[nn.Module, Conditioning]:
+    """The layer that stands for the teacher's, and how well it was determined."""
     settings, dense = config.layer, problem.dense
     like = {"device": dense.weight.device, "dtype": dense.weight.dtype, "generator": generator}
     if isinstance(settings, LowRankConfig):
         low_rank = LowRankLinear.from_config(settings, dense.in_features, dense.out_features, **like)
-        _reduce_rank(problem, moments, low_rank.down, low_rank.up, settings.rank)
-        return low_rank
+        return low_rank, _reduce_rank(problem, judge, moments, low_rank.down, low_rank.up, settings.rank)
     if isinstance(settings, SNNKConfig):
         snnk = SNNKLinear.from_config(settings, dense.in_features, dense.out_features, **like)
-        _solve_readout(problem, snnk)
-        return snnk
+        return snnk, _solve_readout(problem, judge, snnk)
     assert isinstance(settings, EUGenConfig)
     layer = EUGenLinear.from_config(settings, dense.in_features, dense.out_features, **like)
-    if settings.phi == "identity":
-        _reduce_rank(problem, moments, layer.features.projection, layer.readout, settings.num_features)
-    else:
+    if settings.phi != "identity":
         _start_projections(problem, moments, layer, config.start)
-    if settings.phi != "identity" or settings.order > 1:
-        _solve_readout(problem, layer)
-    return layer
+        return layer, _solve_readout(problem, judge, layer)
+    projection, rank = layer.features.projection, settings.num_features
+    conditioning = _reduce_rank(problem, judge, moments, projection, layer.readout, rank)
+    return layer, conditioning if settings.order == 1 else _solve_readout(problem, judge, layer)
 
 
-def _reduce_rank(problem: LayerProblem, moments: LayerMoments, down: nn.Linear, up: nn.Linear, rank: int) -> None:
+def _reduce_rank(
+    problem: LayerProblem,
+    judge: LayerProblem | None,
+    moments: LayerMoments,
+    down: nn.Linear,
+    up: nn.Linear,
+    rank: int,
+) -> Conditioning:
     """The best A G x + b for the pre-activation, with the activation outside (activation-aware low rank).
 
     Errors of the pre-activation are weighed as the next layer sees them: through its matrix W, and through the slopes
     of the activation, by the metric M = WᵀW ∘ E[f'f'ᵀ] (with ReLU, the chance that two neurons are active together).
     """
     rank = min(rank, *problem.dense.weight.shape)
-    readout, projection, bias = reduced_rank_regression(moments.linear, rank, metric=reader_metric(problem, moments))
+    metric = reader_metric(problem, moments)
+
+    def solve(ridge: float) -> tuple[Tensor, Tensor]:
+        readout, projection, bias = reduced_rank_regression(moments.linear, rank, ridge, metric)
+        return readout @ projection, bias
+
+    held_out = None if judge is None else judge.regression(lambda x, z: (x, z))
+    conditioning = choose_ridge(moments.linear, held_out, solve, metric)
+    readout, projection, bias = reduced_rank_regression(moments.linear, rank, conditioning.ridge, metric)
     down.weight[:rank] = projection.to(down.weight)
     up.weight.zero_()
     up.weight[:, :rank] = readout.to(up.weight)
     if down.bias is not None:
         down.bias.zero_()
     up.bias.copy_(bias)
+    return conditioning
 
 
 def reader_metric(problem: LayerProblem, moments: LayerMoments) -> Tensor:
@@ -182,18 +224,27 @@ def picked_neurons(problem: LayerProblem, moments: LayerMoments, count: int, sta
     return pick_columns(moments.outputs.xx, count, problem.readers(moments)).to(problem.dense.weight.device)
 
 
-def _solve_readout(problem: LayerProblem, layer: FeatureLayer) -> None:
+def _solve_readout(problem: LayerProblem, judge: LayerProblem | None, layer: FeatureLayer) -> Conditioning:
     """Set the readout to the ridge regression of the features that the student's inputs give.
 
     The target is the output where the layer has an activation inside, and the pre-activation where it stands outside.
     """
-    has_inside = layer.config.includes_activation
-    moments = Moments()
-    for x, z in problem.chunks():
-        moments.update(layer.features(x), problem.activation(z) if has_inside else z)
-    covariances = moments.covariances()
-    weight, bias = solve_readout(covariances)
+    target = problem.activation if layer.config.includes_activation else nn.Identity()
+    moments, held_out = _moments(problem, judge, lambda x, z: (layer.features(x), target(z)))
+    weight, bias, conditioning = _ridge(moments, held_out)
     before = layer.readout.weight.double(), layer.readout.bias.double()
-    if relative_residual(covariances, weight, bias) <= relative_residual(covariances, *before):
+    if relative_residual(moments, weight, bias) <= relative_residual(moments, *before):
         layer.readout.weight.copy_(weight)
         layer.readout.bias.copy_(bias)
+    return conditioning
+
+
+def _moments(problem: LayerProblem, judge: LayerProblem | None, pairs: Pairs) -> tuple[Covariances, Covariances | None]:
+    """Of the rows to solve on, and of those to choose the ridge on."""
+    return problem.regression(pairs), None if judge is None else judge.regression(pairs)
+
+
+def _ridge(moments: Covariances, held_out: Covariances | None) -> tuple[Tensor, Tensor, Conditioning]:
+    """W and b of the ridge regression whose ridge suits the held-out rows best."""
+    conditioning = choose_ridge(moments, held_out, lambda ridge: solve_readout(moments, ridge))
+    return *solve_readout(moments, conditioning.ridge), conditioning

@@ -1,6 +1,6 @@
 """The regression of one layer of a network: what goes in, what should come out, and who reads it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,10 @@ from torch import Tensor
 from eugen3d.distill.moments import Covariances, Moments
 from eugen3d.distill.network import Batch, Network
 from eugen3d.layers.features import ACTIVATIONS
+from eugen3d.training.distributed import all_reduce_sum
+
+Pairs = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Inputs and targets of a regression, from the student's inputs and the teacher's pre-activations."""
 
 
 class LayerProblem:
@@ -31,15 +35,25 @@ class LayerProblem:
             yield self.student.seen(self.name, batch), self.dense(self.teacher.seen(self.name, batch))
 
     def moments(self) -> "LayerMoments":
-        """Stream the inputs against the pre-activations, the outputs and the slopes against themselves."""
+        """Stream the inputs against the pre-activations, the outputs and the slopes against themselves.
+
+        Over several processes these are the moments of all their rows.
+        """
         linear, outputs, slopes = Moments(), Moments(), Moments()
         for x, z in self.chunks():
             linear.update(x, z)
             outputs.update(self.activation(z), z[:, :0])
             slopes.update(self._slope(z), z[:, :0])
-        slope = slopes.covariances()
+        linear, slope = linear.all_reduced(), slopes.all_reduced().covariances()
         together = slope.xx + torch.outer(slope.mean_x, slope.mean_x)
-        return LayerMoments(linear.num_rows, linear.covariances(), outputs.covariances(), together)
+        return LayerMoments(linear.num_rows, linear.covariances(), outputs.all_reduced().covariances(), together)
+
+    def regression(self, pairs: Pairs) -> Covariances:
+        """Stream another regression on the same rows, of all processes."""
+        moments = Moments()
+        for x, z in self.chunks():
+            moments.update(*pairs(x, z))
+        return moments.all_reduced().covariances()
 
     def readers(self, moments: "LayerMoments") -> Tensor:
         """What reads this layer's output, in float64, every reader as loud as the loudest; all of it if unknown."""
@@ -52,11 +66,12 @@ class LayerProblem:
         return torch.cat([weight * (max(loudness) / own) for weight, own in zip(weights, loudness, strict=True)])
 
     def relative_error(self, block: torch.nn.Module) -> float:
-        """‖block(x) − y‖ / ‖y‖ over the batches, y being the teacher's output."""
+        """‖block(x) − y‖ / ‖y‖ over the batches of all processes, y being the teacher's output."""
         squares = torch.zeros(2, dtype=torch.float64)
         for x, z in self.chunks():
             target = self.activation(z).double()
             squares += torch.stack([(block(x).double() - target).square().sum(), target.square().sum()]).cpu()
+        squares = all_reduce_sum(squares)
         return float((squares[0] / squares[1].clamp(min=1e-300)).sqrt())
 
     def _slope(self, z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ where pixels come from; rows drawn evenly keep it right in empty and hidden spac
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class Rows:
     visibility: Tensor
     """Rendering weight over the density with which the row was drawn, (n,): weighed by it, rows stand for what the
     picture shows. Its expectation is 1."""
+    sizes: tuple[int, ...] | None = None
+    """Lengths of the parts that they were drawn in, one after the other; one part where it is not said. Networks see
+    each part on its own, so that not a bit of what they give depends on the parts beside it."""
 
     def __len__(self) -> int:
         return len(self.deltas)
@@ -48,17 +52,22 @@ class Rows:
         return Rows(tuple(x[part] for x in self.inputs), self.deltas[part], self.visibility[part])
 
     def batches(self, num_rows: int = CHUNK_ROWS) -> list[Batch]:
-        """The inputs in batches of so many rows; views, no copies."""
-        return list(zip(*(x.split(num_rows) for x in self.inputs), strict=True))
+        """The inputs, part by part, in batches of at most so many rows; views, no copies."""
+        parts = [part for part in self._parts() if len(part)]
+        return [batch for part in parts for batch in zip(*(x.split(num_rows) for x in part.inputs), strict=True)]
 
     def split(self) -> tuple["Rows", "Rows"]:
-        """The rows that solves and fits may see, and those that are held out."""
-        count = len(self) // HELD_OUT
-        return self[count:], self[:count]
+        """The rows that solves and fits may see, and those that are held out: the first eighth of every part."""
+        parts = [(part, len(part) // HELD_OUT) for part in self._parts()]
+        return join_rows([part[count:] for part, count in parts]), join_rows([part[:count] for part, count in parts])
+
+    def _parts(self) -> list["Rows"]:
+        ends = list(accumulate(self.sizes or (len(self),)))
+        return [self[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: float, generator: torch.Generator) -> Rows:
-    """Keep a share of the samples of a batch of rays.
+    """Keep a share of the samples of a batch of rays, in random order.
 
     Args:
         pair_fraction: share of the samples that become rows, in (0, 1].
@@ -70,7 +79,7 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
     chosen = torch.randperm(len(weights), generator=generator)[: count - weighted]
     if weighted:
         by_weight = torch.multinomial(weights.cpu().float(), weighted, replacement=True, generator=generator)
-        chosen = torch.cat([chosen, by_weight])
+        chosen = torch.cat([chosen, by_weight])[torch.randperm(count, generator=generator)]
     chosen = chosen.to(weights.device)
     share = weights[chosen] / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
     density = (count - weighted) / count / len(weights) + weighted / count * share
@@ -81,9 +90,8 @@ def draw_rows(samples: RaySamples, pair_fraction: float, weighted_fraction: floa
     )
 
 
-def shuffle_rows(parts: Sequence[Rows], generator: torch.Generator) -> Rows:
-    """All rows of several parts, in an order that mixes them: any slice of it is a sample of the whole."""
-    order = torch.randperm(sum(map(len, parts)), generator=generator).to(parts[0].deltas.device)
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """All rows of several parts, one after the other."""
     inputs = tuple(torch.cat(columns) for columns in zip(*(part.inputs for part in parts), strict=True))
     deltas, visibility = (torch.cat([getattr(part, name) for part in parts]) for name in ("deltas", "visibility"))
-    return Rows(inputs, deltas, visibility)[order]
+    return Rows(inputs, deltas, visibility, tuple(map(len, parts)))

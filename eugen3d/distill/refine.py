@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from eugen3d.training import Muon
+from eugen3d.training.distributed import average_gradients
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,12 @@ def refine(
 ) -> RefineState:
     """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included.
 
+    Several processes take the mean of their gradients, and so go the same way.
+
     Args:
         train_loss: the loss of training batch number `step`. It has to depend on the number alone, so that a resumed
-            polish goes on as if it had not been interrupted.
-        validation_loss: the loss on held-out rays, without gradients.
+            polish goes on as if it had not been interrupted. Over several processes its mean over them is the loss.
+        validation_loss: the loss on held-out rays, without gradients; the same in all processes.
         state: of an interrupted polish, together with the student as it was then.
         on_step: called after every step with the state, whose optimizer entry is live.
 
@@ -70,6 +73,7 @@ def refine(
             raise ValueError(f"the loss of step {state.step} is {loss.item()}, expected a finite one")
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(parameters)
         optimizer.step()
         state.step += 1
         if state.step % config.check_every == 0 or state.step == config.steps:

@@ -4,9 +4,13 @@
   distillation: Ŵ = (ΦᵀΦ + λI)⁻¹ΦᵀY).
 - `reduced_rank_regression`: the best W of a given rank (Izenman 1975); applied to a layer's pre-activations this is
   activation-aware low rank.
+- `choose_ridge`: λ by the error on held-out rows, of which moments are enough.
 - `pick_columns`: which neurons tell most of what is read from all of them, greedily (column subset selection, Farahat
   et al. 2013; Chee et al. 2022 prune networks with least squares, too, and pick by pivoted QR).
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +18,20 @@ from torch import Tensor
 from eugen3d.distill.moments import Covariances
 
 RIDGE = 1e-7
+RIDGES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+"""Those that `choose_ridge` tries. Less would let in the rounding of rows in single precision."""
+TOLERANCE = 1e-3
+"""So much more error, relatively, is no reason for a smaller ridge."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How well a regression was determined."""
+
+    ridge: float
+    """λ, relative to standardised inputs."""
+    condition: float
+    """Condition number of the inputs' correlations, without the ridge."""
 
 
 def solve_readout(moments: Covariances, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
@@ -22,8 +40,7 @@ def solve_readout(moments: Covariances, ridge: float = RIDGE) -> tuple[Tensor, T
     The inputs are standardised first, so that λ = ridge has the same meaning for every feature; a feature that
     never varies gets the weight zero.
     """
-    deviations = moments.xx.diagonal().clamp(min=0).sqrt()
-    scale = torch.where(deviations > 1e-12 * deviations.max().clamp(min=1e-300), 1 / deviations, 0.0)
+    scale = _scale(moments)
     correlation = moments.xx * torch.outer(scale, scale)
     correlation.diagonal().add_(ridge + (scale == 0).double())
     cross = moments.xy * scale[:, None]
@@ -34,6 +51,30 @@ def solve_readout(moments: Covariances, ridge: float = RIDGE) -> tuple[Tensor, T
         solution = torch.cholesky_solve(cross, factor)
     weight = (solution * scale[:, None]).T
     return weight, moments.mean_y - weight @ moments.mean_x
+
+
+def choose_ridge(
+    moments: Covariances,
+    held_out: Covariances | None,
+    solve: Callable[[float], tuple[Tensor, Tensor]],
+    metric: Tensor | None = None,
+) -> Conditioning:
+    """The ridge of `RIDGES` with which W and b leave the least error on rows that they were not solved on.
+
+    Of those that do as well up to `TOLERANCE` it is the largest: where directions of the inputs hardly vary the error
+    does not tell ridges apart, and a small one would give these directions large weights.
+
+    Args:
+        moments: of the rows to solve on.
+        held_out: of other rows; an error on rows is a quadratic form of their moments. Without any it is `RIDGE`.
+        solve: W (q, p) and b (q,) for a ridge.
+        metric: which errors matter, (q, q); the identity by default.
+    """
+    ridge = RIDGE
+    if held_out is not None:
+        errors = {ridge: relative_residual(held_out, *solve(ridge), metric) for ridge in RIDGES}
+        ridge = max(ridge for ridge, error in errors.items() if error <= (1 + TOLERANCE) * min(errors.values()))
+    return Conditioning(ridge, _condition(moments))
 
 
 def reduced_rank_regression(
@@ -100,9 +141,27 @@ def pick_columns(covariance: Tensor, count: int, readers: Tensor | None = None) 
     return torch.tensor(picked, dtype=torch.long)
 
 
-def relative_residual(moments: Covariances, weight: Tensor, bias: Tensor) -> float:
-    """‖W x + b − y‖ / ‖y‖ over the rows of the moments."""
+def relative_residual(moments: Covariances, weight: Tensor, bias: Tensor, metric: Tensor | None = None) -> float:
+    """‖W x + b − y‖ / ‖y‖ over the rows of the moments, with ‖e‖² = eᵀ M e where there is a metric M (q, q)."""
     offset = weight @ moments.mean_x + bias - moments.mean_y
-    residual = (weight @ moments.xx @ weight.T - 2 * weight @ moments.xy + moments.yy).trace() + offset @ offset
-    total = moments.yy.trace() + moments.mean_y @ moments.mean_y
-    return float((residual.clamp(min=0) / total.clamp(min=1e-300)).sqrt())
+    product = weight @ moments.xy
+    residual = weight @ moments.xx @ weight.T - product - product.T + moments.yy + torch.outer(offset, offset)
+    total = moments.yy + torch.outer(moments.mean_y, moments.mean_y)
+    squares = [part.trace() if metric is None else (part * metric).sum() for part in (residual, total)]
+    return float((squares[0].clamp(min=0) / squares[1].clamp(min=1e-300)).sqrt())
+
+
+def _scale(moments: Covariances) -> Tensor:
+    """One over the standard deviation of every input; zero for one that never varies."""
+    deviations = moments.xx.diagonal().clamp(min=0).sqrt()
+    return torch.where(deviations > 1e-12 * deviations.max().clamp(min=1e-300), 1 / deviations, 0.0)
+
+
+def _condition(moments: Covariances) -> float:
+    """Largest over smallest eigenvalue of the correlations of the inputs that vary; at most one over the rounding."""
+    scale = _scale(moments)
+    varying = scale > 0
+    if not varying.any():
+        return 1.0
+    values = torch.linalg.eigvalsh((moments.xx * torch.outer(scale, scale))[varying][:, varying])
+    return float(values[-1] / values[0].clamp(min=values[-1] * torch.finfo(values.dtype).eps))

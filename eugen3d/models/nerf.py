@@ -197,7 +197,9 @@ class EUGenNerfModel(Model):
         """The folded copy of a field, made anew whenever a parameter has changed since."""
         state = tuple((id(p), p._version, p.device) for p in self.fields[name].parameters())
         if name not in self._folded or self._folded[name][0] != state:
-            self._folded[name] = state, build(self.fields[name], self.config.runtime)
+            gpus = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(gpus):  # new layers draw weights: the jitter of samples must not depend on it
+                self._folded[name] = state, build(self.fields[name], self.config.runtime)
         return self._folded[name][1]
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ import eugen3d.cli.main
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.runs import Run, load_run
 from eugen3d.distill import Distiller
+from eugen3d.distill.solve import RIDGES
 from eugen3d.fields import NerfField
 from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LayerConfig
 from eugen3d.models.distilled import DistilledModelConfig
@@ -118,10 +119,10 @@ def test_the_result_file(teacher: Path, tmp_path: Path) -> None:
     names = [f"{field}.trunk.{index}" for field in ("coarse", "fine") for index in (1, 2)]
     assert [layer["name"] for layer in result["layers"]] == names
     for layer in result["layers"]:
-        assert list(layer) == ["name", "num_features", "order", "rows", "relative_error"]
+        assert list(layer) == ["name", "num_features", "order", "rows", "relative_error", "ridge", "condition"]
         rows = 300 * (4 if layer["name"].startswith("coarse") else 9) // 2  # the fine field sees both kinds of samples
         assert (layer["num_features"], layer["order"], layer["rows"]) == (4, 2, rows)
-        assert 0 < layer["relative_error"] < 1
+        assert 0 < layer["relative_error"] < 1 and layer["ridge"] in RIDGES and layer["condition"] > 1
     assert list(result["num_parameters"]) == ["teacher", "student", "folded"]
     assert list(result["seconds"]) == ["sample", "solve", "fit", "refine"]
     seconds = result["seconds"]

@@ -239,3 +239,13 @@ class _Attack:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.path,)
+
+
+def test_a_run_trained_on_several_devices_loads(make_run: Callable[..., Path]) -> None:
+    """nerfstudio wraps the model then, and its keys carry the wrapper's name."""
+    plain = load_run(make_run("plain"), "cpu", "inference").pipeline.state_dict()
+    wrapped = make_run(
+        "wrapped", change=lambda state: {key.replace("_model.", "_model.module."): v for key, v in state.items()}
+    )
+    loaded = load_run(wrapped, "cpu", "inference").pipeline.state_dict()
+    assert loaded.keys() == plain.keys() and all(torch.equal(loaded[key], value) for key, value in plain.items())

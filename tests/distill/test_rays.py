@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eugen3d.distill import RaySamples, Rows, draw_rows, shuffle_rows
+from eugen3d.distill import RaySamples, Rows, draw_rows, join_rows
 
 
 def some_samples(rays: int = 40, samples: int = 25, weights: Tensor | None = None) -> RaySamples:
@@ -21,7 +21,7 @@ def numbers(rows: Rows) -> list[int]:
 
 def draw(samples: list[RaySamples], share: float, weighted: float, seed: int = 0) -> Rows:
     generator = torch.Generator().manual_seed(seed)
-    return shuffle_rows([draw_rows(batch, share, weighted, generator) for batch in samples], generator)
+    return join_rows([draw_rows(batch, share, weighted, generator) for batch in samples])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
@@ -42,11 +42,18 @@ def test_all_samples_drawn_evenly_are_all_samples_shuffled() -> None:
     assert drawn != sorted(drawn) and sorted(drawn) == list(range(1000))
 
 
-def test_rows_of_several_batches_are_mixed() -> None:
-    first, second = some_samples(), some_samples()
+def test_parts_stay_together_and_each_holds_out_an_eighth() -> None:
+    first, second = some_samples(), some_samples(rays=8)
     second.inputs[0][..., 1] = 1
-    halves = draw([first, second], 0.5, 0.5).inputs[0][:, 1].split(500)
-    assert all(0.3 < float(half.mean()) < 0.7 for half in halves)
+    rows = draw([first, second], 0.5, 0.5)
+    assert [len(batch[0]) for batch in rows.batches()] == [500, 100]
+    assert [len(batch[0]) for batch in rows.batches(300)] == [300, 200, 100]
+    training, held_out = rows.split()
+    for part, sizes in ((training, [438, 88]), (held_out, [62, 12])):
+        assert [len(batch[0]) for batch in part.batches()] == sizes
+        assert [sorted(set(batch[0][:, 1].tolist())) for batch in part.batches()] == [[0], [1]]
+    assert sorted(numbers(training) + numbers(held_out)) == sorted(numbers(rows))
+    assert [len(part) for part in rows[:100].split()] == [88, 12]
 
 
 def test_heavy_samples_are_preferred() -> None:

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from eugen3d.distill.moments import Covariances, Moments
-from eugen3d.distill.solve import pick_columns, reduced_rank_regression, relative_residual, solve_readout
+from eugen3d.distill.solve import (
+    RIDGE,
+    RIDGES,
+    TOLERANCE,
+    choose_ridge,
+    pick_columns,
+    reduced_rank_regression,
+    relative_residual,
+    solve_readout,
+)
 
 
 def moments_of(x: Tensor, y: Tensor) -> Covariances:
@@ -197,3 +206,69 @@ def test_a_metric_that_is_zero_still_solves() -> None:
         moments_of(*problem()), 2, metric=torch.zeros(5, 5, dtype=torch.float64)
     )
     assert all(part.isfinite().all() for part in (readout, projection, bias))
+
+
+def test_the_ridge_solution_is_that_of_all_rows_at_once() -> None:
+    """Streamed in chunks, against numpy's least squares with the penalty as further rows."""
+    x, y = problem()
+    moments = Moments()
+    for part_x, part_y in zip(x.split(17), y.split(17), strict=True):
+        moments.update(part_x, part_y)
+    for ridge in RIDGES:
+        weight, bias = solve_readout(moments.covariances(), ridge)
+        centred, deviations = x - x.mean(0), x.std(dim=0, unbiased=False)
+        penalty = (ridge * len(x)) ** 0.5 * deviations.diag()
+        design, target = torch.cat([centred, penalty]), torch.cat([y - y.mean(0), torch.zeros(6, 5, dtype=x.dtype)])
+        expected = np.linalg.lstsq(design.numpy(), target.numpy(), rcond=None)[0].T
+        assert np.linalg.norm(weight - expected) <= 1e-8 * np.linalg.norm(expected)
+        np.testing.assert_allclose(bias, y.mean(0) - expected @ x.mean(0).numpy(), rtol=1e-8)
+        other = solve_readout(moments.covariances(), 10 * ridge)[0]
+        assert np.linalg.norm(other - expected) > 1e-8 * np.linalg.norm(expected)
+
+
+def test_the_ridge_is_the_one_with_the_least_error_on_held_out_rows() -> None:
+    """Found again by going through the rows; few and noisy rows want a large one, clean ones none."""
+    generator = torch.Generator().manual_seed(2)
+    mixing = torch.randn(12, 12, generator=generator, dtype=torch.float64) * torch.logspace(
+        0, -3, 12, dtype=torch.float64
+    )
+    x = torch.randn(400, 12, generator=generator, dtype=torch.float64) @ mixing.T
+    clean = x @ torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    chosen = []
+    for noise in (1.0, 0.0):
+        y = clean + noise * torch.randn(400, 3, generator=generator, dtype=torch.float64)
+        train, held_out = moments_of(x[:20], y[:20]), moments_of(x[20:], y[20:])
+        found = choose_ridge(train, held_out, lambda ridge, train=train: solve_readout(train, ridge))
+        errors = {ridge: residual(x[20:], y[20:], *solve_readout(train, ridge)) for ridge in RIDGES}
+        as_good = [ridge for ridge, error in errors.items() if error <= (1 + TOLERANCE) ** 2 * min(errors.values())]
+        assert found.ridge == max(as_good) and len(as_good) < len(RIDGES)
+        chosen.append(found.ridge)
+    assert chosen[0] > chosen[1] == min(RIDGES)
+
+
+def test_without_held_out_rows_the_ridge_is_the_default() -> None:
+    moments = moments_of(*problem())
+    assert choose_ridge(moments, None, lambda ridge: solve_readout(moments, ridge)).ridge == RIDGE
+
+
+def test_the_condition_is_that_of_the_correlations() -> None:
+    x, y = problem()
+    constant = torch.cat([x * 1e3, torch.full((len(x), 1), 5.0, dtype=torch.float64)], dim=1)
+    for inputs in (x, constant):
+        moments = moments_of(inputs, y)
+        found = choose_ridge(moments, None, lambda ridge, moments=moments: solve_readout(moments, ridge))
+        assert found.condition == pytest.approx(np.linalg.cond(np.corrcoef(x.numpy(), rowvar=False)), rel=1e-6)
+    doubled = moments_of(torch.cat([x, x], dim=1), y)
+    assert choose_ridge(doubled, None, lambda ridge: solve_readout(doubled, ridge)).condition > 1e12
+    nothing = moments_of(torch.ones(len(y), 3), y)
+    assert choose_ridge(nothing, None, lambda ridge: solve_readout(nothing, ridge)).condition == 1
+
+
+def test_a_metric_weighs_the_residual() -> None:
+    x, y = problem()
+    weight, bias = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    expected = ((x @ weight.T + bias - y) @ root).norm() / (y @ root).norm()
+    found = relative_residual(moments_of(x, y), weight, bias, root @ root.T)
+    assert found == pytest.approx(float(expected), rel=1e-9)
+    assert found != pytest.approx(relative_residual(moments_of(x, y), weight, bias), rel=1e-3)
