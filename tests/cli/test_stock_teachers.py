@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -69,6 +70,7 @@ def test_fields_are_seen_and_fed_row_by_row(method: str, blender_scene: Path, tm
     teacher = teacher_of(run)
     assert teacher.samples_per_ray == SAMPLES[method]
     rays, _ = run.pipeline.datamanager.next_train(0)
+    assert isinstance(rays, RayBundle)
     seen, networks = teacher.samples(rays[:6]), teacher.networks()
     for part, samples in seen.items():
         count = SAMPLES[method][part]
@@ -117,7 +119,7 @@ def test_a_student_loads_with_nerfstudio_and_scores_as_there(
 def test_what_is_no_teacher_is_refused(blender_scene: Path, tmp_path: Path) -> None:
     path = stock_run("nerfacto", blender_scene, tmp_path)
     run = load_run(path, "cpu", "inference")
-    run.pipeline._model = torch.nn.Linear(2, 2)
+    setattr(run.pipeline, "_model", torch.nn.Linear(2, 2))  # noqa: B010 - no model at all
     with pytest.raises(UsageError, match="method 'nerfacto', expected eugen-nerf, vanilla-nerf"):
         teacher_of(run)
     checkpoint = next(path.parent.rglob("*.ckpt"))

@@ -32,7 +32,7 @@ def test_all_neurons_as_features_give_the_teacher_back(model: nn.Sequential, bat
     before = copy.deepcopy(model.state_dict())
     student, report = distill(model, batches, DistillConfig(eugen(16), layers=("0", "2")))
     torch.testing.assert_close(student(batches[0]), model(batches[0]), rtol=1e-3, atol=1e-4)
-    assert [type(student[index]) for index in (0, 2)] == [EUGenLinear, EUGenLinear] and student.training
+    assert [type(student.get_submodule(name)) for name in ("0", "2")] == [EUGenLinear, EUGenLinear] and student.training
     assert report.output_error < 1e-8 and report.output_error == report.unrefined_error
     assert [(layer.name, layer.relative_error < 1e-4) for layer in report.layers] == [("0", True), ("2", True)]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()) and model.training
@@ -62,13 +62,14 @@ def test_a_block_of_timm_with_rows_along_two_axes(batches: list[Tensor]) -> None
 def test_a_shared_layer_stays_shared(batches: list[Tensor]) -> None:
     block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     student, _ = distill(nn.Sequential(block, block), batches, DistillConfig(eugen(4), layers=("0",)))
-    assert isinstance(student[0][0], EUGenLinear) and student[0] is student[1]
+    assert isinstance(student.get_submodule("0.0"), EUGenLinear)
+    assert student.get_submodule("0") is student.get_submodule("1")
 
 
 def test_weight_norm_is_taken_off(batches: list[Tensor]) -> None:
     model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
     student, report = distill(model, batches, DistillConfig(eugen(8), layers=("0",)))
-    assert report.output_error < 1e-8 and isinstance(student[0], EUGenLinear)
+    assert report.output_error < 1e-8 and isinstance(student.get_submodule("0"), EUGenLinear)
     assert hasattr(model[0], "weight_g"), "the model stays as it is"
 
 

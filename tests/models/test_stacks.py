@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from eugen3d.models.stacks import FieldStack, set_runtime, to_stacks
 
 MLPS = {
     "plain": MLP(5, 3, 7, 4),
-    "skip": MLP(5, 5, 7, 4, skip_connections=(2, 3), out_activation=nn.ReLU()),
+    "skip": MLP(5, 5, 7, 4, skip_connections=cast(Any, (2, 3)), out_activation=nn.ReLU()),
     "one layer": MLP(5, 1, 7, 4, out_activation=nn.Sigmoid()),
     "no activation": MLP(5, 3, 7, activation=None),
     "softplus": MLP(5, 3, 7, 4, activation=nn.Softplus(beta=100)),
@@ -53,7 +54,7 @@ def test_weight_norm_is_taken_off_exactly(norm) -> None:
 
 def test_tiny_cuda_nn_is_refused_with_the_flag() -> None:
     mlp = MLP(3, 2, 6, 2)
-    mlp.tcnn_encoding = SimpleNamespace()
+    setattr(mlp, "tcnn_encoding", SimpleNamespace())  # noqa: B010 - its class says None
     with pytest.raises(ValueError, match=r"^head is tiny-cuda-nn's.*--pipeline.model.implementation torch$"):
         to_stacks(nn.ModuleDict({"head": mlp}))
 
@@ -70,8 +71,9 @@ def test_rendering_evaluates_a_folded_copy_that_follows_the_parameters() -> None
         first = stack._folded
         stack(x)
         assert first is not None and stack._folded is first, "made once"
-        assert sum(p.numel() for p in first[1].module.parameters()) < sum(p.numel() for p in stack.parameters())
-        stack[3][0].weight.mul_(2)
+        folded = cast(tuple[Any, nn.Module], first)[1].get_submodule("module")
+        assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in stack.parameters())
+        stack.get_parameter("3.0.weight").mul_(2)
         changed = stack(x)
     assert not torch.allclose(changed, expected)
     torch.testing.assert_close(changed, stack(x).detach())
@@ -85,7 +87,7 @@ def test_copies_and_folded_stacks_render_for_themselves() -> None:
     with torch.no_grad():
         expected = stack(x)
         twin = copy.deepcopy(stack)
-        twin[0][0].weight.zero_()
+        twin.get_parameter("0.0.weight").zero_()
         torch.testing.assert_close(stack(x), expected)
         assert not torch.allclose(twin(x), expected)
         torch.testing.assert_close(fold(copy.deepcopy(stack))(x), expected)

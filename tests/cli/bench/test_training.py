@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -68,7 +68,8 @@ def test_the_same_seed_gives_the_same_errors_and_steps_lower_them(tmp_path: Path
 def test_the_merged_network_starts_as_the_factored_one() -> None:
     x = torch.randn(30, SHAPE.in_dim)
     factored, merged, other = (
-        make_network(name, SHAPE, seed) for name, seed in (("eugen", 0), ("eugen-merged", 0), ("eugen", 1))
+        make_network(cast(ContestantName, name), SHAPE, seed)
+        for name, seed in (("eugen", 0), ("eugen-merged", 0), ("eugen", 1))
     )
     torch.testing.assert_close(forward_merged(merged, x), factored(x), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(other(x), factored(x), rtol=1e-2)
