@@ -1,7 +1,7 @@
 """`eugen3d distill` in processes of its own: several at once, and killed in the middle."""
 
+import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def teacher(make_run: Make) -> Path:
 
 
 def start(launcher: list[str], teacher: Path, output: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """A call of the command, in a session of its own."""
+    """A call of the command."""
     command = [sys.executable, *launcher, "distill", "--load-config", str(teacher), "--output-dir", str(output)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"} | variables
@@ -41,7 +42,6 @@ def start(launcher: list[str], teacher: Path, output: Path, *arguments: str, **v
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        start_new_session=True,
     )
 
 
@@ -53,8 +53,11 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """End a call and all that it started, without a chance to tidy up."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """End a call and all that it started, torchrun's workers too, without a chance to tidy up."""
+    parent = psutil.Process(process.pid)
+    for one in (parent, *parent.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     process.communicate()
 
 

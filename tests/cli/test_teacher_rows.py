@@ -9,9 +9,10 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 
 import eugen3d.cli.teacher_rows
 from eugen3d.cli.errors import UsageError
+from eugen3d.cli.nerf_teachers import EUGenNerfTeacher
 from eugen3d.cli.runs import load_run
 from eugen3d.cli.teacher_rows import RAYS_PER_BATCH, SamplingConfig, _Pixels, sample_rows
-from eugen3d.cli.teachers import NerfTeacher, teacher_of
+from eugen3d.cli.teachers import teacher_of
 from eugen3d.distill import Rows
 from eugen3d.layers import LayerConfig
 
@@ -83,8 +84,10 @@ def test_a_batch_in_memory_is_as_large_however_many_rays_there_are(
 ) -> None:
     """What the teacher is asked for at once, and what is kept of it."""
     asked: list[int] = []
-    samples = NerfTeacher.samples
-    monkeypatch.setattr(NerfTeacher, "samples", lambda self, rays: (asked.append(len(rays)), samples(self, rays))[1])
+    samples = EUGenNerfTeacher.samples
+    monkeypatch.setattr(
+        EUGenNerfTeacher, "samples", lambda self, rays: (asked.append(len(rays)), samples(self, rays))[1]
+    )
     kept = [sum(len(rows) for rows in sampled(num_rays=count, max_rows=200).values()) for count in (100, 1000)]
     assert max(asked) <= RAYS_PER_BATCH and len(asked) == 1 + 4
     assert kept == [50 + 112, 200 + 200]

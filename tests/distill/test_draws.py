@@ -1,6 +1,7 @@
 """Several draws at once: each is the layer that it was made from, solved and trained as if it were alone."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_features_that_require_no_gradient_stay(trained: bool) -> None:
 
 def test_the_units_of_training_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """There and back is the identity: steps of no length leave the layers as they were."""
-    monkeypatch.setattr("eugen3d.distill.draws.LEARNING_RATE", 0.0)
+    monkeypatch.setattr(importlib.import_module("eugen3d.distill.draws"), "LEARNING_RATE", 0.0)
     layers, (x, y) = make_layers("eugen"), make_rows()
     draws = Draws(layers, nn.Identity())
     before = draws(x)
