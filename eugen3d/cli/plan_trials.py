@@ -14,7 +14,7 @@ from torch import Tensor
 from eugen3d.cli.distill import hash_seed
 from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.cli.views import Views
-from eugen3d.distill import Distiller, FitConfig, LayerwiseConfig, Network, Plan, RecordedNetwork, Rows
+from eugen3d.distill import Distiller, FieldLoss, FitConfig, LayerwiseConfig, Network, Plan, RecordedNetwork, Rows
 from eugen3d.runtime.machine import synchronize
 
 TIMED_TURNS = 3  # how often a view is rendered by both
@@ -79,7 +79,7 @@ class Trials:
         for part, network in self.networks.items():
             layers = {site: LayerwiseConfig(layer) for site, layer in plan.get(part, {}).items()}
             students[part] = network.copy()
-            distiller = Distiller(network, students[part], layers, self.rows[part], FitConfig())
+            distiller = Distiller(network, students[part], layers, self.rows[part], FitConfig(), FieldLoss)
             for task in distiller.tasks:
                 distiller.run(task, torch.Generator().manual_seed(hash_seed(self.seed, f"{part}.{task}")))
         return students
