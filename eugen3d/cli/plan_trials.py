@@ -11,7 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from eugen3d.cli.distill import hash_seed
+from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.cli.views import Views
 from eugen3d.distill import Distiller, FieldLoss, FitConfig, LayerwiseConfig, Network, Plan, RecordedNetwork, Rows
