@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from eugen3d.cli.distill import replaced_kind
+from eugen3d.cli.distill_layers import replaced_kind
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.plan_budget import BudgetKind, parse_amount
 from eugen3d.cli.plan_progress import PlanProgress

@@ -2,7 +2,7 @@
 
 from eugen3d.distill.distiller import Distiller, LayerTask
 from eugen3d.distill.examples import Examples, OutputLoss
-from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer
+from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer, fit_network
 from eugen3d.distill.folded_cost import FoldedCost, FoldedWidths, layer_options
 from eugen3d.distill.layerwise import (
     LayerReport,
@@ -60,6 +60,7 @@ __all__ = [
     "distill",
     "draw_rows",
     "fit_layer",
+    "fit_network",
     "join_rows",
     "largest_uniform",
     "layer_losses",

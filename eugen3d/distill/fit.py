@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eugen3d.distill.network import Batch, Network
 from eugen3d.distill.rays import CHUNK_ROWS, Rows
@@ -116,8 +116,33 @@ def fit_layer(
         sweep: how many times the layers were gone through before.
         on_step: called after every step.
     """
-    parameters = [p for p in network.layer(name).parameters() if p.requires_grad]
-    optimizer = Muon(parameters, lr=config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0))
+    learning_rate = config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0)
+    _descend(network, network.layer(name), loss_of, config, learning_rate, generator, on_step)
+
+
+def fit_network(
+    network: Network,
+    loss_of: Loss,
+    config: FitConfig,
+    generator: torch.Generator,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Fit all parameters of a network at once, in place, by `config.steps` steps; sweeps are of no matter."""
+    _descend(network, network.module, loss_of, config, config.learning_rate, generator, on_step)
+
+
+def _descend(
+    network: Network,
+    moving: nn.Module,
+    loss_of: Loss,
+    config: FitConfig,
+    learning_rate: float,
+    generator: torch.Generator,
+    on_step: Callable[[], None],
+) -> None:
+    """Gradient steps on the parameters of a module inside a network."""
+    parameters = [p for p in moving.parameters() if p.requires_grad]
+    optimizer = Muon(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     device = parameters[0].device
     in_bfloat16, num_rows = has_bfloat16(device), math.ceil(config.batch_rows / world_size())
@@ -130,4 +155,4 @@ def fit_layer(
         optimizer.step()
         schedule.step()
         on_step()
-    broadcast_module(network.layer(name))
+    broadcast_module(moving)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import eugen3d.cli.distill
 import eugen3d.cli.main
+import eugen3d.cli.refinement
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.runs import Run, load_run
 from eugen3d.distill import Distiller
 from eugen3d.distill.solve import RIDGES
 from eugen3d.fields import NerfField
-from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LayerConfig
+from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LayerConfig, LowRankConfig, SNNKConfig
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.nerf import EUGenNerfModel
 
@@ -173,6 +173,37 @@ def test_the_coarse_field_can_have_layers_of_its_own(teacher: Path, tmp_path: Pa
     assert result_of(refined)["num_parameters"]["folded"] == result_of(path)["num_parameters"]["folded"]
 
 
+@pytest.mark.parametrize("kind", ["low-rank", "snnk"])
+def test_the_baselines_are_distilled_alike(teacher: Path, tmp_path: Path, kind: str) -> None:
+    path = distill(teacher, tmp_path / "student", "--kind", kind, "--layers", "2", "--coarse-layers", "2")
+    config = {"low-rank": LowRankConfig(4), "snnk": SNNKConfig(4)}[kind]
+    assert layers_of(path) == dict.fromkeys(["fields.coarse.trunk.2", "fields.fine.trunk.2"], config)
+    assert all(0 < layer["relative_error"] < 1 for layer in result_of(path)["layers"])
+
+
+def test_a_narrow_network_is_trained_at_the_rows(teacher: Path, tmp_path: Path) -> None:
+    arguments = "--kind", "narrow", "--fit-learning-rate", "0.01"
+    paths = [distill(teacher, tmp_path / steps, *arguments, "--fit-steps", steps) for steps in ("1", "200")]
+    config = load(paths[1]).config.pipeline.model
+    assert (getattr(config, "layer_width", 0), getattr(config, "view_width", 0)) == (4, 4)
+    result = result_of(paths[1])
+    assert result["layers"] == [] and result["num_parameters"]["folded"] < result["num_parameters"]["teacher"] / 1.5
+    rows = torch.rand(500, 3) * 2 - 1, torch.nn.functional.normalize(torch.randn(500, 3), dim=1)
+    expected = fine_field(teacher)(*rows)[1]
+    short, long = (float((fine_field(path)(*rows)[1] - expected).square().mean()) for path in paths)
+    assert long < 0.7 * short
+
+
+def test_an_interrupted_narrow_network_goes_on(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = "--kind", "narrow", "--fit-steps", "3"
+    expected = distill(teacher, tmp_path / "whole", *arguments)
+    with monkeypatch.context() as patch:
+        interrupt_call(patch, DistillProgress, "add", 1, after=True)
+        with pytest.raises(SystemExit):
+            distill(teacher, tmp_path / "student", *arguments)
+    assert same(state_of(distill(teacher, tmp_path / "student", *arguments)), state_of(expected))
+
+
 def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "student").mkdir()
     message = refused(capsys, teacher, tmp_path / "student")
@@ -188,6 +219,8 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--num-features", "2000"), "--sampling.num-rays: 300 rays give 1200 rows, expected at least"),
         (("--num-features", "0"), "--num-features is 0, expected at least 1"),
         (("--coarse-layers", "trunk.7"), "--coarse-layers: 'trunk.7' matches none of the teacher's dense layers"),
+        (("--kind", "low-rank", "--num-features", "0"), "--num-features is 0, expected at least 1"),
+        (("--kind", "narrow"), "--kind narrow: found no --fit-steps, expected some"),
         (("--fit-steps", "-1"), "--fit-steps: is -1, expected 0 or more"),
         (("--fit-sweeps", "-1"), "--fit-sweeps: is -1, expected 0 or more"),
         (("--refine-steps", "-3"), "--refine-steps: is -3, expected 0 or more"),
@@ -294,12 +327,12 @@ def test_an_interrupted_refinement_goes_on(teacher: Path, tmp_path: Path, monkey
             distill(teacher, tmp_path / "student", *arguments)
     assert (tmp_path / "student.partial").exists()
     steps: list[int] = []
-    batch = eugen3d.cli.distill.Distill._batch
+    batch = eugen3d.cli.refinement.training_batch
     with monkeypatch.context() as patch:
         patch.setattr(
-            eugen3d.cli.distill.Distill,
-            "_batch",
-            lambda self, manager, number, rays: (steps.append(number), batch(self, manager, number, rays))[1],
+            eugen3d.cli.refinement,
+            "training_batch",
+            lambda manager, seed, number, rays: (steps.append(number), batch(manager, seed, number, rays))[1],
         )
         path = distill(teacher, tmp_path / "student", *arguments)
     assert steps == [1, *range(52, 62)], "the validation batch, and the steps that were left"

@@ -1,0 +1,128 @@
+"""The flags of `eugen3d distill`, and what they say of the layers."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.renders import file_hash
+from eugen3d.cli.runs import Run
+from eugen3d.cli.teacher_rows import SamplingConfig
+from eugen3d.distill import LayerwiseConfig, Start
+from eugen3d.layers import EUGenConfig, KindConfig, LowRankConfig, SNNKConfig
+from eugen3d.layers.features import Phi
+from eugen3d.training.distributed import world_size
+
+StudentKind = Literal["eugen", "low-rank", "snnk", "narrow"]
+
+PLANNED_FLAGS = ("kind", "num_features", "order", "layers", "coarse_layers", "phi", "use_norm")
+SHARE_OF_WIDTH = 4
+"""A layer of so many neurons has one feature for each, where --num-features does not say otherwise."""
+
+
+@dataclass
+class DistillSettings:
+    """What is distilled, into what, and how hard it is tried."""
+
+    load_config: Path
+    """The teacher's config.yml."""
+    output_dir: Path
+    """Run folder to make for the student."""
+    kind: StudentKind = "eugen"
+    """Kind of the new layers; narrow takes none, but a plain network of that width, trained at the same rows."""
+    num_features: int | None = None
+    """m: features per degree of every new layer; of low rank and phi identity the rank, of a narrow network the width.
+    By default a quarter of a layer's width: 64 where it has 256 neurons."""
+    order: int = 1
+    """k: highest degree of the products of projections."""
+    layers: tuple[str, ...] = ("auto",)
+    """Hidden layers to replace, by index or name. auto takes those as wide as their inputs, that is all but the first
+    and the one after a skip connection, and every hidden layer of a field that has fewer than two such; none takes
+    none, to refine what was distilled before."""
+    coarse_layers: tuple[str, ...] = ("same",)
+    """Those of the coarse field, which only says where the fine one looks and can do with less."""
+    plan: Path | None = None
+    """A plan.json of `eugen3d plan`, which says what to replace, by what and how large, in the place of these flags."""
+    phi: Phi = "relu"
+    """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
+    projection: Start = "picked"
+    """Where projections start: the teacher's own neurons that tell most of what is read from them, or a random draw."""
+    use_norm: bool = False
+    """Project the input's norm too."""
+    fit_steps: int = 0
+    """Gradient steps on every layer alone, for the field's opacity and colour at the rows; 0 for the closed form. On a
+    narrow network all of them at once."""
+    fit_sweeps: int = 2
+    """Further rounds of as many steps over all layers, replaced or dense, one at a time."""
+    fit_learning_rate: float = 3e-3
+    """Learning rate of these, Muon's."""
+    refine_steps: int = 0
+    """Gradient steps end to end on the photographs' rays, over the folded student."""
+    refine_num_rays: int = 512
+    """Rays per such step."""
+    refine_learning_rate: float = 4e-4
+    """Learning rate of these, Muon's."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Where the rows come from."""
+    seed: int = 0
+    """Seed of rays, draws and batches."""
+    device: str = "cpu"
+    """cpu or cuda."""
+
+    def check(self) -> None:
+        """Refuse settings that cannot be used, before anything is loaded."""
+        if self.output_dir.exists():
+            raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
+        self._refuse_beside_plan()
+        for name, least in (
+            ("fit_steps", 0),
+            ("fit_sweeps", 0),
+            ("refine_steps", 0),
+            ("refine_num_rays", world_size()),
+        ):
+            if getattr(self, name) < least:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag}: is {getattr(self, name)}, expected {least} or more")
+        if self.layers == ("none",) and not self.refine_steps:
+            raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
+        if self.kind == "narrow" and not self.fit_steps and self.layers != ("none",):
+            raise UsageError("--kind narrow: found no --fit-steps, expected some: it has no closed form")
+        self.layerwise(SHARE_OF_WIDTH)
+
+    def layerwise(self, width: int) -> LayerwiseConfig:
+        """How a layer of so many neurons is found."""
+        num_features = max(1, width // SHARE_OF_WIDTH) if self.num_features is None else self.num_features
+        try:
+            return LayerwiseConfig(self._layer(num_features), self.projection)
+        except ValueError as error:
+            message = str(error).replace("rank", "num_features") if self.kind == "low-rank" else str(error)
+            raise UsageError(f"--{message.replace('_', '-')}") from None
+
+    def of_call(self, run: Run) -> dict[str, Any]:
+        """What has to be the same for an interrupted run to be continued."""
+        settings = dataclasses.asdict(self)
+        for key in ("load_config", "output_dir", "device"):
+            settings.pop(key)
+        settings["plan"] = None if self.plan is None else file_hash(self.plan)
+        stat = run.checkpoint.stat()
+        settings["processes"] = world_size()
+        return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}
+
+    def _layer(self, num_features: int) -> KindConfig:
+        if self.kind == "low-rank":
+            return LowRankConfig(num_features)
+        if self.kind == "snnk":
+            return SNNKConfig(num_features)
+        return EUGenConfig(num_features, self.order, self.phi, self.use_norm)
+
+    def _refuse_beside_plan(self) -> None:
+        """Refuse flags that say what a plan says."""
+        if self.plan is None:
+            return
+        for name in PLANNED_FLAGS:
+            default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+            if (value := getattr(self, name)) != default:
+                found = " ".join(value) if isinstance(value, tuple) else str(value)
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {found}: found beside --plan, which says it already; expected one of the two")

@@ -1,0 +1,56 @@
+"""The plain network of equal cost, the opponent of every distillation: trained at the same rows as a student is."""
+
+import dataclasses
+import time
+
+import torch
+from rich.console import Console
+
+from eugen3d.cli.distill_progress import DistillProgress
+from eugen3d.cli.distill_settings import SHARE_OF_WIDTH, DistillSettings
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.runs import Run
+from eugen3d.cli.teacher_rows import hash_seed
+from eugen3d.distill import FieldLoss, FitConfig, Network, Rows, fit_network
+from eugen3d.models.nerf import EUGenNerfModelConfig
+
+
+def narrow_config(settings: DistillSettings, run: Run) -> EUGenNerfModelConfig:
+    """The teacher's configuration with thinner layers, all dense.
+
+    Raises:
+        UsageError: the run is of a method whose width is no setting.
+    """
+    model = run.config.pipeline.model
+    if not isinstance(model, EUGenNerfModelConfig):
+        method = run.config.method_name
+        raise UsageError(f"--kind narrow: {settings.load_config} is of method {method!r}, expected an eugen-nerf")
+    width = settings.num_features or max(1, model.layer_width // SHARE_OF_WIDTH)
+    view_width = max(1, round(model.view_width * width / model.layer_width))
+    return dataclasses.replace(model, layer_width=width, view_width=view_width)
+
+
+def train_narrow(
+    settings: DistillSettings,
+    teachers: dict[str, Network],
+    students: dict[str, Network],
+    rows: dict[str, Rows],
+    progress: DistillProgress,
+) -> None:
+    """Train freshly drawn networks at a teacher's rows, all layers at once, in place; what is done is kept."""
+    config = FitConfig(settings.fit_steps, learning_rate=settings.fit_learning_rate)
+    with progress_bar(Console(), transient=False) as bar:
+        shown = bar.add_task("training", total=len(students) * settings.fit_steps)
+        for part, student in students.items():
+            bar.update(shown, description=f"training {part}")
+            if part in progress.layers:
+                student.module.load_state_dict(progress.layers[part])
+                bar.advance(shown, settings.fit_steps)
+                continue
+            start = time.perf_counter()
+            generator = torch.Generator().manual_seed(hash_seed(settings.seed, part, "narrow"))
+            loss = FieldLoss(teachers[part], rows[part].split()[0])
+            fit_network(student, loss, config, generator, lambda: bar.advance(shown))
+            progress.seconds["fit"] += time.perf_counter() - start
+            progress.add(f"{part} narrow", part, student.module)

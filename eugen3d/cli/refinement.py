@@ -1,0 +1,86 @@
+"""The end of a distillation: a student polished end to end on the photographs' rays."""
+
+import time
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from rich.console import Console
+from torch import Tensor
+
+from eugen3d.cli.distill_progress import DistillProgress
+from eugen3d.cli.distill_settings import DistillSettings
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.runs import Run
+from eugen3d.cli.teacher_rows import hash_seed
+from eugen3d.cli.teachers import NerfTeacher
+from eugen3d.distill import RefineConfig, RefineState, refine
+from eugen3d.layers import fold
+from eugen3d.training.distributed import all_reduce_sum, rank, world_size
+
+CONSOLE = Console()
+VALIDATION_RAYS = 2048
+
+
+def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, progress: DistillProgress) -> None:
+    """Polish the folded student on the photographs' rays, in place; interrupted, it goes on from its last check.
+
+    Args:
+        teacher: the student's model, not folded yet.
+
+    Raises:
+        UsageError: the loss is not finite.
+    """
+    student = teacher.model
+    fold(student)
+    teacher.train_dense_alone()
+    manager = run.pipeline.datamanager
+    assert isinstance(manager, VanillaDataManager)
+    validation = training_batch(manager, settings.seed, 1, VALIDATION_RAYS)
+
+    def train_loss(step: int) -> Tensor:
+        rays, batch = training_batch(manager, settings.seed, 2 + step, settings.refine_num_rays)
+        torch.manual_seed(hash_seed(settings.seed, "jitter", step, rank()))
+        student.train()
+        losses = teacher.losses(rays, batch).values()
+        return sum(losses, torch.zeros(())) * (len(rays) * world_size() / settings.refine_num_rays)
+
+    def validation_loss() -> float:
+        rays, batch = validation
+        student.eval()
+        with torch.no_grad():
+            loss = teacher.color_loss(rays, batch)
+        return float(all_reduce_sum(loss.double() * len(rays) / VALIDATION_RAYS))
+
+    state = progress.restore_refine(student)
+    config = RefineConfig(steps=settings.refine_steps, learning_rate=settings.refine_learning_rate)
+    with progress_bar(CONSOLE, transient=False) as bar:
+        task = bar.add_task("refining end to end", total=settings.refine_steps, completed=state.step)
+        start = time.perf_counter()
+
+        def on_step(state: RefineState) -> None:
+            nonlocal start
+            bar.update(task, completed=state.step)
+            if state.step % config.check_every == 0:
+                progress.seconds["refine"] += time.perf_counter() - start
+                start = time.perf_counter()
+                progress.save_refine(student, state)
+
+        try:
+            refine(student, train_loss, validation_loss, config, state, on_step)
+        except ValueError as error:
+            raise UsageError(f"{settings.load_config}: --refine-steps: {error}") from None
+        progress.seconds["refine"] += time.perf_counter() - start
+
+
+def training_batch(
+    manager: VanillaDataManager, seed: int, number: int, num_rays: int
+) -> tuple[RayBundle, dict[str, Tensor]]:
+    """This process's part of training batch `number`: the same rays whenever it is asked for."""
+    torch.manual_seed(hash_seed(seed, "batch", number))
+    assert manager.train_pixel_sampler is not None
+    manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
+    rays, batch = manager.next_train(number)
+    part = slice(rank(), None, world_size())
+    return rays[part], {name: value[part] for name, value in batch.items()}
