@@ -125,7 +125,7 @@ class PlanSearch:
         self.candidates.append(Candidate(origin, plan, self.planner.cost(plan), self.measure(origin, plan)))
 
     def _approach(self) -> None:
-        """Try planned plans ever nearer to a measured budget; the dense network and the smallest plan are the ends."""
+        """Halve the price until the value is above a measured budget, then try plans ever nearer to it."""
         dense_value = 0.0 if self.budget.kind == "max-psnr-drop" else 1.0
         for _ in range(self.max_steps):
             planned = [each for each in self.candidates if each.origin == "planned"]
@@ -133,7 +133,8 @@ class PlanSearch:
             if not any(point.value > self.budget.value for point in tried):
                 if (smallest := self.hull[0]).price in (point.price for point in tried):
                     return
-                self._try("planned", smallest.plan)
+                half = 0.5 * min((point.price for point in tried), default=self.dense.price)
+                self._try("planned", (self.planner.within(half, self.hull) or smallest).plan)
                 continue
             price = next_price(self.budget, [*tried, Priced(self.dense.price, dense_value)])
             found = None if price is None else self.planner.within(price, self.hull)
