@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on the embedded scene: train three small NeRFs, distil the embedded teacher three ways, score them all.
+# The main job on the embedded scene: train three small NeRFs, plan and distil the embedded teacher, score them all.
 # Run again, it reuses what is there and continues what was interrupted.
 #
 #   scripts/demo.sh [--device cpu|cuda]
@@ -55,14 +55,18 @@ train dense-scratch --pipeline.model.layer.kind linear
 # The plain network that costs what eugen-scratch costs once folded.
 train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-width 80
 
-# Half of the parameters of three layers, by reduced-rank regression alone.
-distil closed-form $teacher --layers 3 6 7 --phi identity --num-features 63
-# Six of the fine field's eight layers, those whose loss costs least; the coarse field can do with one dense layer less.
-distil layerwise $teacher --layers 2 3 4 5 6 7 --coarse-layers 1 2 3 4 5 6 7 --num-features 64 --fit-steps 100
-distil refined $out/layerwise/config.yml --layers none --refine-steps 1200
+# What to replace, by what and how large, for a quarter of the teacher's operations; then the same size everywhere.
+if [[ ! -e $out/plan ]]; then
+    echo "plan: measuring"
+    eugen3d plan --load-config $teacher --output-dir $out/plan --device "$device" --max-flops 0.25x --front-shares 0.25 \
+        --num-views 2 --downscale-factor 8 --sampling.num-rays 2048
+fi
+distil planned $teacher --plan $out/plan/plan.json --sampling.num-rays 6144
+distil uniform $teacher --num-features 64 --layers 1 2 3 4 5 6 7 --sampling.num-rays 6144
+distil refined $out/planned/config.yml --layers none --refine-steps 300
 
 small=eugen-nerf-small/run/config.yml
 eugen3d score --device "$device" --num-images 4 --downscale-factor 2 --output $out/score.json --report $out/report.html \
-    --names teacher eugen-scratch dense-scratch narrow-scratch closed-form layerwise refined \
+    --names teacher eugen-scratch dense-scratch narrow-scratch planned uniform refined \
     --load-config $teacher $out/eugen-scratch/$small $out/dense-scratch/$small $out/narrow-scratch/$small \
-    $out/closed-form/config.yml $out/layerwise/config.yml $out/refined/config.yml
+    $out/planned/config.yml $out/uniform/config.yml $out/refined/config.yml

@@ -9,4 +9,4 @@ export PATH="$PWD/.venv/bin:$PATH"
 ruff check
 ruff format --check
 pyright
-pytest
+pytest -n auto
