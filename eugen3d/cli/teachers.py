@@ -20,7 +20,7 @@ def teacher_of(run: Run) -> NerfTeacher:
     if isinstance(model, EUGenNerfModel):
         return EUGenNerfTeacher(model)
     if not isinstance(model, tuple(FIELDS)) or getattr(model, "temporal_distortion", None) is not None:
-        known = "eugen-nerf, vanilla-nerf, mipnerf, nerfacto, depth-nerfacto, tensorf, neus or neus-facto"
+        known = "eugen-nerf, vanilla-nerf, mipnerf, nerfacto, tensorf or neus"
         raise UsageError(f"{run.checkpoint}: method {run.config.method_name!r}, expected {known}")
     try:
         to_stacks(model)
