@@ -110,7 +110,6 @@ def test_the_loss_by_hand() -> None:
         (2, DistillConfig(held_out=1.0), "held_out is 1.0"),
         (2, DistillConfig(eugen(40), layers=("2",)), "rows for layer 2 with m = 40"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_distilled_is_said(model: nn.Sequential, batches, config: DistillConfig, message: str) -> None:
     given = [torch.randn(32, 4) for _ in range(batches)] if isinstance(batches, int) else batches
