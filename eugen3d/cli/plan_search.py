@@ -97,7 +97,7 @@ class PlanSearch:
         for_quality = self.budget.kind != "max-psnr-drop"
 
         def key(name: str) -> float:
-            return by_name[name].trial.psnr_drop if for_quality else by_name[name].price
+            return by_name[name].trial.difference if for_quality else by_name[name].price
 
         try:
             return by_name[choose(self.budget, by_name, lambda name: by_name[name].value(self.budget), key)]

@@ -27,6 +27,8 @@ class Trial:
 
     psnr_drop: float
     """dB by which the mean PSNR of the views is below the teacher's."""
+    difference: float
+    """Mean squared difference from the teacher's own pictures, which photographs' noise is no part of."""
     speedup: float | None
     """The teacher's time over the student's, the median of several turns; None where it was not asked for."""
 
@@ -55,7 +57,7 @@ class Trials:
         self.teacher, self.rows, self.seed, self.with_speed = teacher, rows, seed, with_speed
         self.networks = {part: RecordedNetwork(network) for part, network in networks.items()}
         self.views, self.indices = views
-        self._teacher_psnr: dict[int, float] = {}
+        self._pictures: dict[int, Tensor] = {}
 
     def measure(self, plan: Plan) -> Trial:
         """Distil a plan in closed form, and render it.
@@ -64,15 +66,19 @@ class Trials:
             ValueError: the rows are too few for a layer, or hold values that are not finite.
         """
         student = self._assembled(self._solve(plan))
-        psnrs = [self._psnr(index, student.render(self._camera(index))) for index in self.indices]
-        drop = statistics.fmean(self.teacher_psnr(index) for index in self.indices) - statistics.fmean(psnrs)
-        return Trial(drop, self._speedup(student) if self.with_speed else None)
+        pairs = [(self._teacher_picture(index), student.render(self._camera(index))) for index in self.indices]
+        drops = [
+            self._psnr(index, theirs) - self._psnr(index, ours)
+            for index, (theirs, ours) in zip(self.indices, pairs, strict=True)
+        ]
+        difference = statistics.fmean(float((theirs - ours).square().mean()) for theirs, ours in pairs)
+        return Trial(statistics.fmean(drops), difference, self._speedup(student) if self.with_speed else None)
 
-    def teacher_psnr(self, index: int) -> float:
-        """The teacher's PSNR of a view; rendered once."""
-        if index not in self._teacher_psnr:
-            self._teacher_psnr[index] = self._psnr(index, self.teacher.render(self._camera(index)))
-        return self._teacher_psnr[index]
+    def _teacher_picture(self, index: int) -> Tensor:
+        """The teacher's picture of a view; rendered once."""
+        if index not in self._pictures:
+            self._pictures[index] = self.teacher.render(self._camera(index))
+        return self._pictures[index]
 
     def _solve(self, plan: Plan) -> dict[str, Network]:
         students = {}

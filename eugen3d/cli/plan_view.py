@@ -1,6 +1,7 @@
 """How a plan and its front are shown: tables in the terminal, a picture, a page, and the two result files."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def print_plan(console: Console, plan: Mapping[str, Any], front: Mapping[str, An
     console.print(layers)
     title = f"{front['scene']}: {front['num_views']} {front['split']} views, without gradients"
     table = Table(title=title, box=SIMPLE_HEAD)
-    for heading in ("plan", "operations", "parameters", "drop in dB", "speed", "front"):
+    for heading in ("plan", "operations", "parameters", "drop in dB", "to the teacher", "speed", "front"):
         table.add_column(heading, justify="left" if heading == "plan" else "right")
     for row in point_rows(front):
         table.add_row(*row.values())
@@ -83,6 +84,7 @@ def point_rows(front: Mapping[str, Any]) -> list[dict[str, str]]:
             "operations": f"{si(point['flops_per_sample'])} × {share(point, teacher, 'flops_per_sample')}",
             "parameters": f"{point['num_parameters']:,} × {share(point, teacher, 'num_parameters')}",
             "drop": f"{point['psnr_drop']:.2f}",
+            "to the teacher": f"{_psnr(point['difference'])} dB",
             "speed": "–" if point["speedup"] is None else f"{point['speedup']:.2f}×",
             "front": "●" if point["is_on_front"] else "",
         }
@@ -93,6 +95,11 @@ def point_rows(front: Mapping[str, Any]) -> list[dict[str, str]]:
 def share(point: Mapping[str, Any], teacher: Mapping[str, Any], key: str) -> str:
     """A cost over the teacher's."""
     return f"{point[key] / teacher[key]:.3f}"
+
+
+def _psnr(difference: float) -> str:
+    """The PSNR of pictures that differ so, in the mean of squares."""
+    return f"{-10 * math.log10(difference):.1f}" if difference > 0 else "∞"
 
 
 def _points(front: Mapping[str, Any]) -> list[Point]:

@@ -64,7 +64,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Plan]]:
     def measure(_trials: Trials, each: Plan) -> Trial:
         tried.append(each)
         layers = [layer for part in each.values() for layer in part.values()]
-        return Trial(sum(1 + 1 / layer.inner_width for layer in layers), 1.0 + len(layers))
+        drop = sum(1 + 1 / layer.inner_width for layer in layers)
+        return Trial(drop, drop / 100, 1.0 + len(layers))
 
     monkeypatch.setattr(Trials, "measure", measure)
     yield tried
@@ -102,7 +103,7 @@ def test_the_front_is_no_worse_than_uniform_plans(teacher: Path, tmp_path: Path)
         )
     chosen = next(point for point in points if point["is_chosen"])
     fitting = [p for p in points if p["flops_per_sample"] <= 0.6 * front["teacher"]["flops_per_sample"]]
-    assert chosen in fitting and chosen["psnr_drop"] == min(point["psnr_drop"] for point in fitting)
+    assert chosen in fitting and chosen["difference"] == min(point["difference"] for point in fitting)
     assert all(point["speedup"] is None for point in points)
     sensitivity = front["sensitivities"]["fine.trunk.1"]
     assert [entry.get("num_features", entry.get("rank")) for entry in sensitivity] == [2, 4, 2]
@@ -288,5 +289,7 @@ def test_a_trial_renders_what_the_plan_s_student_renders(teacher: Path) -> None:
     trials = Trials(model, model.networks(), rows, (load_views(from_run, "train"), [0, 1]), 0, False)
     nothing = trials.measure({})
     assert nothing.psnr_drop == pytest.approx(0, abs=1e-6) and nothing.speedup is None, "the teacher itself"
+    assert nothing.difference == pytest.approx(0, abs=1e-9)
     small: Plan = {"fine": {"trunk.1": EUGenConfig(1, use_norm=False), "trunk.2": LowRankConfig(1)}}
-    assert abs(trials.measure(small).psnr_drop) > 1e-3
+    trial = trials.measure(small)
+    assert abs(trial.psnr_drop) > 1e-3 and trial.difference > 1e-6
