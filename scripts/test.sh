@@ -9,4 +9,4 @@ export PATH="$PWD/.venv/bin:$PATH"
 ruff check
 ruff format --check
 pyright
-pytest -n auto
+pytest -n auto --dist loadgroup
