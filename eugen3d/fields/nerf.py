@@ -3,8 +3,8 @@
     e(p) = [p, sin(2⁰p), cos(2⁰p), …, sin(2^{L−1}p), cos(2^{L−1}p)]           (Mildenhall et al. 2020, eq. 4)
     h = trunk(e(position)),   density = softplus(d(h)),   colour = sigmoid(c(view([feature(h), e(direction)])))
 
-Every hidden layer of the trunk is of the kind that its configuration chooses. A readout is merged with what reads it at
-every call, across the skip, too (see `eugen3d.layers.merged`).
+Every hidden layer of the trunk is of the kind that its configuration chooses. In training a readout is merged with what
+reads it at every call, across the skip, too (see `eugen3d.layers.merged`).
 """
 
 from dataclasses import dataclass, field
@@ -93,10 +93,17 @@ class NerfField(nn.Module):
     def forward(
         self, positions: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        hidden = Deferred.of(self.encode_position(positions)).through(self.trunk)
-        density = F.softplus(hidden.through(self.density_head).form().squeeze(-1))
-        seen = Deferred.cat([hidden.through(self.feature), Deferred.of(self.encode_direction(directions))])
-        return density, seen.through(self.view).through(self.rgb_head).form().sigmoid()
+        position, direction = self.encode_position(positions), self.encode_direction(directions)
+        if torch.is_grad_enabled():
+            hidden = Deferred.of(position).through(self.trunk)
+            density = hidden.through(self.density_head).form()
+            seen = Deferred.cat([hidden.through(self.feature), Deferred.of(direction)])
+            rgb = seen.through(self.view).through(self.rgb_head).form()
+        else:  # folded where it is evaluated often
+            plain = self.trunk(position)
+            density = self.density_head(plain)
+            rgb = self.rgb_head(self.view(torch.cat([self.feature(plain), direction.to(plain.dtype)], dim=-1)))
+        return F.softplus(density.squeeze(-1)), rgb.sigmoid()
 
     def links(self) -> list[Link]:
         """Every chain of the field with the chains that take its output and the columns where they take it."""

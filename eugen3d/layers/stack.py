@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from eugen3d.layers.fold import Link, fold_links
@@ -31,7 +32,12 @@ class LayerStack(nn.ModuleList):
             raise ValueError(f"skips has {out_of_range}, expected indices of 1 to {len(self) - 1}")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.through(Deferred.of(x)).form()
+        if torch.is_grad_enabled():
+            return self.through(Deferred.of(x)).form()
+        hidden = x  # without gradients stacks are folded, and there is nothing left to merge
+        for index, chain in enumerate(self):
+            hidden = chain(torch.cat([x, hidden.to(x.dtype)], dim=-1) if index in self.skips else hidden)
+        return hidden
 
     def through(self, value: Deferred) -> Deferred:
         """The same with affine maps that are merged with what reads them, at either end, too."""

@@ -76,7 +76,7 @@ def test_what_can_run_runs_and_what_fails_is_reported(teacher: Path, capsys: pyt
         *("teacher", "narrow", None, [], 1.0),
     )
     assert (student["kind"], student["solver"], student["layers"], student["num_features"], student["order"]) == (
-        *("eugen", "closed-form", [1], 3, 1),
+        *("eugen", "closed-form", ["fields.coarse.trunk.1", "fields.fine.trunk.1"], 3, 1),
     )
     assert (student["teacher"], student["refined"], student["seed"]) == (str(teacher), False, 0)
     assert student["delta_psnr"] == pytest.approx(student["psnr"] - given["psnr"]) and student["delta_psnr"] != 0
