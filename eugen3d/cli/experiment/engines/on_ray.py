@@ -50,9 +50,10 @@ class RayEngine:
         self._cancelled.append(reference)
 
     def close(self) -> None:
-        """Wait for what was cancelled and leave Ray; it ends where this process started it."""
-        if self._cancelled:
-            self._ray.wait(self._cancelled, num_returns=len(self._cancelled), timeout=PATIENCE)
+        """Wait for what was cancelled and leave Ray; it ends where this process started it. A second call does nothing."""
+        cancelled, self._cancelled = self._cancelled, []
+        if cancelled:
+            self._ray.wait(cancelled, num_returns=len(cancelled), timeout=PATIENCE)
         self._ray.shutdown()
 
 
