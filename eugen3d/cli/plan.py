@@ -26,7 +26,9 @@ class PlanCommand(PlanSettings):
 
     def main(self) -> None:
         """Run the command; interrupted, it keeps what is measured and continues when called again."""
-        kind = self._check()
+        kind = self.check()
+        if self.output_dir.exists():
+            raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
         random.seed(self.seed)
         run = load_run(self.load_config, self.device, test_mode="test")
         teacher = teacher_of(run)
@@ -40,7 +42,7 @@ class PlanCommand(PlanSettings):
             raise
         progress.remove()
 
-    def _check(self) -> BudgetKind:
+    def check(self) -> BudgetKind:
         """The budget's kind; what cannot be used is refused before anything is loaded."""
         given: list[BudgetKind] = []
         if self.max_psnr_drop is not None:
@@ -71,8 +73,6 @@ class PlanCommand(PlanSettings):
         for flag, values in (("sizes", self.sizes), ("front-shares", self.front_shares)):
             if not all(0 < value < 1 for value in values) or (flag == "sizes" and not values):
                 raise UsageError(f"--{flag} {' '.join(map(str, values))}: expected numbers between 0 and 1")
-        if self.output_dir.exists():
-            raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
         return given[0]
 
     def _settings(self, run: Run) -> dict[str, Any]:

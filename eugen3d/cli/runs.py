@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
 from nerfstudio.engine.trainer import TrainerConfig
@@ -63,11 +62,9 @@ def load_config(path: Path) -> TrainerConfig:
     folders above the file.
 
     Raises:
-        UsageError: the file or the scene is missing, the file is no configuration, or its method is not installed.
+        UsageError: the file or the scene is missing, or the file is no configuration.
     """
     config = read_config(path)
-    if config.method_name not in all_methods:
-        raise UsageError(f"{path}: method {config.method_name!r} is unknown, expected one that ns-train lists")
     manager = config.pipeline.datamanager
     if not isinstance(manager, VanillaDataManagerConfig):
         raise UsageError(f"{path}: datamanager {type(manager).__name__} is not supported, expected one of single rays")

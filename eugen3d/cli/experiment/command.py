@@ -100,7 +100,7 @@ class Experiment:
             outcomes = run_jobs(jobs, engine, self.retries, _Reporter(bar, "runs", jobs))
             score_jobs, unscored = [], []
             for scene in specification.scenes:
-                own = [outcome for outcome in outcomes.values() if outcome.job.scene == scene]
+                own = [o for o in outcomes.values() if o.job.scene == scene and o.job.kind != "plan"]
                 missing = [o for o in own if o.job.group == specification.compare_with and not o.is_done]
                 runs = [outcome.job for outcome in own if missing or outcome.is_done]
                 score_job = make_score_job(specification, runs, conditions)

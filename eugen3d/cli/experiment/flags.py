@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.engine.trainer import TrainerConfig
 
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
+from eugen3d.cli.methods import known_methods
+from eugen3d.cli.plan import PlanCommand
 from eugen3d.cli.score import Score
 
 OWNED = {
@@ -22,7 +23,8 @@ OWNED = {
         *("data", "output-dir", "experiment-name", "timestamp", "load-dir", "load-checkpoint", "load-config"),
         *("machine.device-type", "machine.seed", "vis", "logging.local-writer.enable", "logging.profiler"),
     ),
-    "distill": ("load-config", "output-dir", "seed", "device"),
+    "distill": ("load-config", "output-dir", "plan", "seed", "device"),
+    "plan": ("load-config", "output-dir", "seed", "device"),
     "score": ("load-config", "names", "output", "report", "device", "threads"),
 }
 """Flags that the experiment sets itself."""
@@ -34,7 +36,7 @@ def to_arguments(command: str, flags: Mapping[str, Any]) -> list[str]:
     """Flags as a command's arguments: a list's items stand one after the other, a boolean as the command spells it.
 
     Args:
-        command: train, distill or score; `ns-train` writes booleans as values, the others as --flag and --no-flag.
+        command: train, distill, plan or score; `ns-train` writes booleans as values, the others as --flag, --no-flag.
 
     Raises:
         UsageError: a flag is the experiment's own; the message begins with the flag.
@@ -53,15 +55,23 @@ def to_arguments(command: str, flags: Mapping[str, Any]) -> list[str]:
 
 def parse_train(method: str, arguments: list[str]) -> TrainerConfig:
     """The configuration that `ns-train` would train with, or a `UsageError`."""
-    if method not in all_methods:
+    methods = known_methods()
+    if method not in methods:
         raise UsageError(f"the method {method!r} is unknown, expected one that ns-train lists")
     kind = tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[TrainerConfig]]
-    return _parse(kind, arguments, default=copy.deepcopy(all_methods[method]))
+    return _parse(kind, arguments, default=copy.deepcopy(methods[method]))
 
 
 def parse_distill(arguments: list[str]) -> Distill:
     """The settings of `eugen3d distill`, or a `UsageError`; input and output are the experiment's own."""
     return _parse(Distill, ["--load-config", "teacher", "--output-dir", "student", *arguments])
+
+
+def parse_plan(arguments: list[str]) -> PlanCommand:
+    """The settings of `eugen3d plan`, or a `UsageError`; input and output are the experiment's own."""
+    settings = _parse(PlanCommand, ["--load-config", "teacher", "--output-dir", "plan", *arguments])
+    settings.check()
+    return settings
 
 
 def parse_score(arguments: list[str]) -> Score:

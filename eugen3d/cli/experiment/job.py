@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["given", "train", "distill", "score"]
+Kind = Literal["given", "train", "distill", "plan", "score"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
     folder: Path
     """Named after name and fingerprint, so that other settings never meet this one's files."""
     product: Path
-    """The run's config.yml, or a score's JSON file; there when the job is done."""
+    """The run's config.yml, or a plan's or score's JSON file; there when the job is done."""
     fingerprint: str
     """Of everything that the product depends on."""
     threads: int = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eugen3d.cli.errors import UsageError
-from eugen3d.cli.experiment.flags import parse_distill, parse_score, parse_train, to_arguments
+from eugen3d.cli.experiment.flags import parse_distill, parse_plan, parse_score, parse_train, to_arguments
 from eugen3d.cli.experiment.job import Conditions, Job, Kind
 from eugen3d.cli.experiment.specification import TEACHER, Flags, Scene, Specification
 from eugen3d.cli.renders import file_hash, fingerprint
@@ -19,7 +19,7 @@ NS_TRAIN = (sys.executable, "-m", "nerfstudio.scripts.train")
 
 
 def make_jobs(specification: Specification, conditions: Conditions) -> list[Job]:
-    """All runs of all scenes, inputs before what starts from them; a given teacher is a job that is done.
+    """All runs and plans of all scenes, inputs before what starts from them; a given teacher is a job that is done.
 
     Raises:
         UsageError: a flag, a teacher or an order of jobs that cannot be; the message names file and key.
@@ -36,7 +36,7 @@ def make_jobs(specification: Specification, conditions: Conditions) -> list[Job]
         for job in own:
             if [other.name for other in own].count(job.name) > 1:
                 raise UsageError(f"{specification.path}: jobs: two are called {job.name}, expected names that differ")
-        groups = dict.fromkeys(job.group for job in own)
+        groups = dict.fromkeys(job.group for job in own if job.kind != "plan")
         if specification.compare_with not in groups:
             raise UsageError(
                 f"{specification.path}: compare-with: found {specification.compare_with!r}, expected one of "
@@ -87,13 +87,13 @@ def _ordered(specification: Specification) -> list[str]:
     """The names of the file's jobs, each after the one that it starts from."""
     ordered: list[str] = []
     while remaining := [name for name in specification.jobs if name not in ordered]:
-        ready = [name for name in remaining if specification.jobs[name].distill in {None, TEACHER, *ordered}]
-        ready = [name for name in ready if specification.jobs[name].distill not in remaining]
+        ready = [name for name in remaining if specification.jobs[name].source in {None, TEACHER, *ordered}]
+        ready = [name for name in ready if specification.jobs[name].source not in remaining]
         if not ready:
-            name = remaining[0]
+            entry = specification.jobs[remaining[0]]
             raise UsageError(
-                f"{specification.path}: jobs.{name}.distill: starts from itself by way of "
-                f"{specification.jobs[name].distill}, expected an order"
+                f"{specification.path}: jobs.{remaining[0]}.{entry.action}: starts from itself by way of "
+                f"{entry.source}, expected an order"
             )
         ordered += ready
     return ordered
@@ -116,14 +116,14 @@ def _expand(
 ) -> Iterator[Job]:
     """The jobs of one entry on one scene: for each of its inputs, each point of its grid, each seed."""
     entry = specification.jobs[name]
-    sources: list[Job | None] = [*made[entry.distill]] if entry.distill else [None]
+    sources: list[Job | None] = [*made[entry.source]] if entry.source else [None]
     for source in sources:
         # what tells an input from its siblings tells this from its own
-        inherited = source.group.removeprefix(entry.distill or "") if source else ""
+        inherited = source.group.removeprefix(entry.source or "") if source else ""
         seeds = (source.seed,) if source and source.name != source.group else (None,)
         if seeds != (None,) and entry.seeds:
             raise UsageError(
-                f"{specification.path}: jobs.{name}.seeds: {entry.distill} has seeds already, expected them once"
+                f"{specification.path}: jobs.{name}.seeds: {entry.source} has seeds already, expected them once"
             )
         for point in itertools.product(*entry.grid.values()):
             chosen = dict(zip(entry.grid, point, strict=True))
@@ -131,7 +131,10 @@ def _expand(
             for seed in entry.seeds or seeds:
                 own = _Own(scene, group, seed, entry.flags | chosen, conditions)
                 try:
-                    yield _distill(own, source) if source else _train(own, entry.train, specification.scenes[scene])
+                    if source is None:
+                        yield _train(own, entry.train, specification.scenes[scene])
+                    else:
+                        yield _plan(own, source) if entry.plan else _distill(own, source)
                 except UsageError as error:
                     raise UsageError(f"{specification.path}: jobs.{name}: {error}") from None
 
@@ -185,8 +188,21 @@ def _distill(own: _Own, source: Job) -> Job:
     key = fingerprint(["distill", flags, source.fingerprint, device])
     product = own.folder(key) / "run" / "config.yml"
     place = ("--load-config", str(source.product), "--output-dir", str(product.parent))
+    if source.kind == "plan" and source.input is not None:  # by the plan, what was planned
+        place = ("--load-config", str(source.input.product), "--plan", *place[1:])
     command = (*EUGEN3D, "distill", *place, "--device", device, *flags)
     return own.job("distill", key, command, product, seed, input=source)
+
+
+def _plan(own: _Own, source: Job) -> Job:
+    device = own.conditions.device
+    flags = own.flags("plan", "seed", {})
+    seed = parse_plan(flags).seed
+    key = fingerprint(["plan", flags, source.fingerprint, device])
+    product = own.folder(key) / "plan" / "plan.json"
+    place = ("--load-config", str(source.product), "--output-dir", str(product.parent))
+    command = (*EUGEN3D, "plan", *place, "--device", device, *flags)
+    return own.job("plan", key, command, product, seed, input=source)
 
 
 def _short(flag: str) -> str:

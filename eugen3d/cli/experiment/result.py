@@ -8,13 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.configs.method_configs import all_methods
-
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
+from eugen3d.cli.methods import known_methods
 from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig
 from eugen3d.layers.registry import REGISTRY
 from eugen3d.models.distilled import DistilledModelConfig
@@ -134,7 +133,7 @@ def _describe_layers(job: Job) -> Row:
     kinds = {_kind_of(one) for one in replaced.values()} or {_dense_kind(config)}
     steps = [one for one in _chain(job) if one.kind == "distill"]
     return {
-        "kind": next(iter(kinds)) if len(kinds) == 1 else "eugen",
+        "kind": next(iter(kinds)) if len(kinds) == 1 else "mixed",
         "solver": _solver(job, steps),
         "layers": list(replaced),
         "num_features": _same(getattr(one, "num_features", one.inner_width) for one in replaced.values()),
@@ -160,8 +159,10 @@ def _kind_of(config: KindConfig) -> str:
 
 def _dense_kind(config: Any) -> str:
     """narrow where a network is thinner than its method's own."""
-    width, method = getattr(config.pipeline.model, "layer_width", None), all_methods[config.method_name].pipeline.model
-    return "narrow" if width is not None and width < getattr(method, "layer_width", 0) else "linear"
+    width = getattr(config.pipeline.model, "layer_width", None)
+    if width is None:
+        return "linear"
+    return "narrow" if width < known_methods()[config.method_name].pipeline.model.layer_width else "linear"
 
 
 def _same(values: Iterable[int | None]) -> int | None:

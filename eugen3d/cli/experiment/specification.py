@@ -13,7 +13,8 @@ TEACHER = "teacher"
 """The name of a scene's given run, as a job's input."""
 
 SCENE_KEYS = {"data", "teacher", "train"}
-JOB_KEYS = {"train", "distill", "flags", "grid", "seeds"}
+ACTIONS = ("train", "distill", "plan")
+JOB_KEYS = {*ACTIONS, "flags", "grid", "seeds"}
 
 Flags = dict[str, Any]
 
@@ -32,18 +33,30 @@ class Scene:
 
 @dataclass(frozen=True)
 class JobEntry:
-    """A run to make, or several: one for each point of the grid, and for each seed."""
+    """A run or a plan to make, or several: one for each point of the grid, and for each seed."""
 
     train: str | None = None
-    """The method that `ns-train` trains; either this or `distill`."""
+    """The method that `ns-train` trains; one of this, `distill` and `plan`."""
     distill: str | None = None
-    """The name of what `eugen3d distill` starts from."""
+    """The name of what `eugen3d distill` starts from; that of a plan stands for what was planned, and the plan."""
+    plan: str | None = None
+    """The name of what `eugen3d plan` plans."""
     flags: Flags = field(default_factory=dict)
     """The command's flags, without their dashes."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Flags that take several values; every combination is a job."""
     seeds: tuple[int, ...] = ()
     """One job for each; without any, the command's default or the seed of the input."""
+
+    @property
+    def action(self) -> str:
+        """The key that says what makes it."""
+        return "train" if self.train else "distill" if self.distill else "plan"
+
+    @property
+    def source(self) -> str | None:
+        """The name of what it starts from."""
+        return self.distill or self.plan
 
 
 @dataclass(frozen=True)
@@ -69,22 +82,22 @@ def read_specification(path: Path) -> Specification:
     """
     raw = _read_yaml(path)
     top = _Reader(path, "", raw, {"scenes", "jobs", "compare-with", "score"})
-    scenes = {name: _scene(top.child("scenes", name, {"data", "teacher", "train"})) for name in top.names("scenes")}
-    jobs = {
-        name: _job(top.child("jobs", name, {"train", "distill", "flags", "grid", "seeds"}))
-        for name in top.names("jobs")
-    }
+    scenes = {name: _scene(top.child("scenes", name, SCENE_KEYS)) for name in top.names("scenes")}
+    jobs = {name: _job(top.child("jobs", name, JOB_KEYS)) for name in top.names("jobs")}
     given = {name for name, scene in scenes.items() if scene.teacher}
     for name in scenes:
         if given and name not in given:
             raise top.refuse(f"scenes.{name}.teacher", f"is missing, expected one as scenes.{min(given)} has it")
     if given and TEACHER in jobs:
         raise top.refuse(f"jobs.{TEACHER}", "is the name of the scenes' given teacher, expected another one")
+    plans = {name for name, entry in jobs.items() if entry.plan}
     for name, entry in jobs.items():
-        if entry.distill and entry.distill not in {*jobs, *([TEACHER] if given else [])}:
-            known = ", ".join([TEACHER] * bool(given) + [other for other in jobs if other != name])
-            raise top.refuse(f"jobs.{name}.distill", f"found {entry.distill!r}, expected one of {known}")
-    compare_with = top.text("compare-with") or (TEACHER if given else next(iter(jobs)))
+        known = [TEACHER] * bool(given) + [other for other in jobs if not (entry.plan and other in plans)]
+        if entry.source and entry.source not in known:
+            others = ", ".join(other for other in known if other != name)
+            raise top.refuse(f"jobs.{name}.{entry.action}", f"found {entry.source!r}, expected one of {others}")
+    runs = [name for name in jobs if name not in plans]
+    compare_with = top.text("compare-with") or (TEACHER if given else next(iter(runs), ""))
     return Specification(path, scenes, jobs, compare_with, top.flags("score"), raw)
 
 
@@ -192,11 +205,11 @@ def _scene(reader: _Reader) -> Scene:
 
 
 def _job(reader: _Reader) -> JobEntry:
-    train, distill = reader.text("train"), reader.text("distill")
-    if (train is None) == (distill is None):
-        found = "both train and distill" if train else "neither train nor distill"
+    actions = {action: name for action in ACTIONS if (name := reader.text(action)) is not None}
+    if len(actions) != 1:
+        found = f"both {' and '.join(actions)}" if actions else f"none of {', '.join(ACTIONS)}"
         raise UsageError(f"{reader.path}: {reader.place.rstrip('.')}: has {found}, expected one of them")
-    entry = JobEntry(train, distill, reader.flags("flags"), reader.grid("grid"), reader.seeds("seeds"))
+    entry = JobEntry(**actions, flags=reader.flags("flags"), grid=reader.grid("grid"), seeds=reader.seeds("seeds"))
     for name in entry.flags.keys() & entry.grid.keys():
         raise reader.refuse(f"grid.{name}", "stands under flags, too, expected it once")
     return entry

@@ -28,7 +28,8 @@ ROW_KEYS = [
     *("delta_psnr", "ssim", "num_parameters", "flops_per_sample", "speedup", "seconds", "seed", "group", "name"),
     *("lpips", "checkpoint_bytes", "folder_bytes", "job_seconds", "job_cpu_seconds", "config", "flags"),
 ]
-FEW_ROWS = {"sampling.num-rays": 64, "sampling.pair-fraction": 1.0}
+FEW_ROWS = {"sampling.num-rays": 96, "sampling.pair-fraction": 1.0}
+SMALL_VIEW = {"num-views": 1, "downscale-factor": 1, **FEW_ROWS}
 
 
 @pytest.fixture
@@ -66,12 +67,14 @@ def test_what_can_run_runs_and_what_fails_is_reported(teacher: Path, capsys: pyt
         "student": {"distill": "teacher", "flags": {"num-features": 3, "layers": 1, **FEW_ROWS}},
         "broken": {"distill": "teacher", "flags": {"layers": 9}},
         "lost": {"distill": "broken", "flags": {"layers": "none", "refine-steps": 1}},
+        "budget": {"plan": "teacher", "flags": {"max-flops": "0.8x", "front-shares": 0.8, "sizes": 0.5, **SMALL_VIEW}},
+        "planned": {"distill": "budget", "flags": FEW_ROWS},
     }
     code, result = experiment(write(teacher, jobs))
     shown = capsys.readouterr().out
     assert code == 1 and list(result) == KEYS
-    assert [list(row) for row in result["rows"]] == [ROW_KEYS, ROW_KEYS]
-    given, student = result["rows"]
+    assert [list(row) for row in result["rows"]] == [ROW_KEYS] * 3
+    given, student, planned = result["rows"]
     assert (given["name"], given["kind"], given["solver"], given["layers"], given["speedup"]) == (
         *("teacher", "narrow", None, [], 1.0),
     )
@@ -82,6 +85,9 @@ def test_what_can_run_runs_and_what_fails_is_reported(teacher: Path, capsys: pyt
     assert student["delta_psnr"] == pytest.approx(student["psnr"] - given["psnr"]) and student["delta_psnr"] != 0
     assert student["num_parameters"] < given["num_parameters"] and student["job_seconds"] > 0
     assert weights(student["config"])
+    (budget,) = [json.loads(path.read_text()) for path in Path("outputs/try/disc").glob("budget-*/plan/plan.json")]
+    assert planned["layers"] == [f"fields.{name}" for name in budget["layers"]] and planned["teacher"] == str(teacher)
+    assert planned["flops_per_sample"] <= 0.8 * given["flops_per_sample"]
 
     broken, lost = result["failures"]
     assert (broken["state"], broken["reason"], broken["attempts"]) == ("failed", "exit code 2", 1)
@@ -91,9 +97,11 @@ def test_what_can_run_runs_and_what_fails_is_reported(teacher: Path, capsys: pyt
     page = Path("outputs/try/report.html").read_text()
     assert "disc/broken" in page and (Path("outputs/try") / page.split('<a href="')[1].split('"')[0]).exists()
 
-    code, again = experiment(write(teacher, {"student": jobs["student"]}), "--output", "kept/try.json")
+    code, again = experiment(
+        write(teacher, {name: jobs[name] for name in ("student", "budget", "planned")}), "--output", "kept/try.json"
+    )
     shown = capsys.readouterr().out
-    assert code == 0 and shown.count("done by an earlier call") == 2, "the student, and the score of the two runs"
+    assert code == 0 and shown.count("done by an earlier call") == 4, "and that is the score of the three runs, too"
     assert again["rows"] == result["rows"] and again["failures"] == []
     assert json.loads(Path("kept/try.json").read_text()) == again
 
@@ -115,7 +123,7 @@ def test_a_killed_experiment_goes_on_to_the_same_result(teacher: Path) -> None:
     code, result = experiment(file)
     assert code == 0 and result["rows"][1]["job_seconds"] is None, "it was not done in one go"
 
-    sampling = SamplingConfig(num_rays=64, pair_fraction=1.0)
+    sampling = SamplingConfig(num_rays=96, pair_fraction=1.0)
     settings: dict[str, Any] = {"num_features": 3, "layers": ("1",), "refine_steps": 400, "refine_num_rays": 16}
     Distill(teacher, Path("alone"), **settings, sampling=sampling).main()
     expected, found = weights("alone/config.yml"), weights(result["rows"][1]["config"])

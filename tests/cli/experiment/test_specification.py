@@ -55,6 +55,24 @@ def test_grids_and_seeds_make_a_job_each_and_go_on_in_what_starts_from_them(writ
     assert len({job.folder for job in made}) == len(made)
 
 
+def test_a_plan_stands_for_what_was_planned_and_how(write: Write) -> None:
+    jobs = {
+        "dense": DENSE,
+        "budget": {"plan": "dense", "grid": {"max-flops": ["0.5x", "0.25x"]}},
+        "planned": {"distill": "budget", "flags": {"fit-steps": 3}, "seeds": [1, 2]},
+    }
+    dense, half, quarter, *students = jobs_of(write(experiment(jobs)))
+    assert (half.kind, half.name, half.product) == ("plan", "budget_max-flops=0.5x", half.folder / "plan" / "plan.json")
+    assert " ".join(half.command).endswith("--device cpu --max-flops 0.5x") and half.folder != quarter.folder
+    assert half.command[half.command.index("--load-config") + 1] == str(dense.product)
+    assert [one.name for one in students][::2] == ["planned_max-flops=0.5x_seed=1", "planned_max-flops=0.25x_seed=1"]
+    for student, plan in zip(students, (half, half, quarter, quarter), strict=True):
+        assert student.input == plan and plan.input == dense
+        arguments = " ".join(student.command)
+        assert f"--load-config {dense.product} --plan {plan.product} --output-dir" in arguments
+        assert arguments.endswith(f"--fit-steps 3 --seed {student.seed}")
+
+
 def test_what_a_job_depends_on_is_in_the_name_of_its_folder(write: Write) -> None:
     jobs: dict[str, Any] = {"dense": DENSE, "student": {"distill": "dense", "flags": {"num-features": 8}}}
     dense, student = jobs_of(write(experiment(jobs)))
@@ -97,6 +115,7 @@ def test_booleans_are_spelled_as_the_commands_do(write: Write) -> None:
 
 
 STUDENT = {"distill": "dense"}
+PLAN = {"plan": "dense", "flags": {"max-flops": "0.5x"}}
 
 
 @pytest.mark.parametrize(
@@ -123,10 +142,24 @@ STUDENT = {"distill": "dense"}
             "scenes.b.teacher: is missing, expected one as scenes.a has it",
         ),
         (experiment({"dense": "eugen-nerf"}), "jobs.dense: found the text 'eugen-nerf'"),
-        (experiment({"dense": {}}), "jobs.dense: has neither train nor distill"),
+        (experiment({"dense": {}}), "jobs.dense: has none of train, distill, plan"),
         (experiment({"dense": DENSE | STUDENT}), "jobs.dense: has both train and distill"),
         (experiment({"dense": {"train": "no-nerf"}}), "jobs.dense: the method 'no-nerf' is unknown"),
         (experiment({"dense": DENSE, "s": {"distill": "dens"}}), "jobs.s.distill: found 'dens', expected one of dense"),
+        (
+            experiment({"dense": DENSE, "p": {"plan": "dense"}, "q": {"plan": "p"}}),
+            "jobs.q.plan: found 'p', expected one of dense",
+        ),
+        (experiment({"dense": DENSE, "p": {"plan": "dense"}}), "jobs.p: found none, expected one budget"),
+        (
+            experiment({"dense": DENSE, "p": {"plan": "dense", "flags": {"max-flops": "1y"}}}),
+            "jobs.p: --max-flops 1y",
+        ),
+        (
+            experiment({"dense": DENSE, "p": PLAN}, **{"compare-with": "p"}),
+            "compare-with: found 'p', expected one of dense",
+        ),
+        (experiment({"dense": DENSE, "s": STUDENT | {"flags": {"plan": "p"}}}), "jobs.s: plan: is set by the"),
         (experiment({"a": {"distill": "b"}, "b": {"distill": "a"}}), "jobs.a.distill: starts from itself"),
         (experiment({"dense": DENSE | {"seed": 1}}), "jobs.dense.seed: is unknown"),
         (experiment({"dense": DENSE | {"seeds": [1, "2"]}}), "jobs.dense.seeds: found [1, '2']"),

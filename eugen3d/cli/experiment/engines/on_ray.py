@@ -50,7 +50,7 @@ class RayEngine:
         self._cancelled.append(reference)
 
     def close(self) -> None:
-        """Wait for what was cancelled and leave Ray; it ends where this process started it. A second call does nothing."""
+        """Wait for what was cancelled and leave Ray; it ends where this process started it. Twice is once."""
         cancelled, self._cancelled = self._cancelled, []
         if cancelled:
             self._ray.wait(cancelled, num_returns=len(cancelled), timeout=PATIENCE)
