@@ -99,7 +99,7 @@ class DistillProgress:
             return RefineState()
         saved = self._refine
         student.load_state_dict(saved["student"])
-        return RefineState(saved["step"], saved["optimizer"], saved["best_loss"], saved["best"])
+        return RefineState(saved["step"], saved["optimizer"], saved["best_loss"], saved["best"], saved["stale"])
 
     def save_refine(self, student: nn.Module, state: RefineState) -> None:
         """Keep where the refinement stands."""
@@ -108,6 +108,7 @@ class DistillProgress:
             "optimizer": state.optimizer,
             "best_loss": state.best_loss,
             "best": state.best,
+            "stale": state.stale,
             "student": student.state_dict(),
         }
         self._save()

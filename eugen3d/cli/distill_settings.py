@@ -63,6 +63,12 @@ class DistillSettings:
     """Rays per such step."""
     refine_learning_rate: float = 4e-4
     """Learning rate of these, Muon's."""
+    refine_patience: int = 8
+    """The refinement ends early after so many checks, one every 50 steps, none of which was the best so far."""
+    refine_teacher: Path | None = None
+    """A config.yml whose pictures are refined on, at any pixel of any pose, in the place of the photographs."""
+    refine_novel_poses: float = 0.5
+    """Share of these poses that no camera had: they lie between neighbouring ones."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Where the rows come from."""
     seed: int = 0
@@ -80,10 +86,15 @@ class DistillSettings:
             ("fit_sweeps", 0),
             ("refine_steps", 0),
             ("refine_num_rays", world_size()),
+            ("refine_patience", 1),
         ):
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag}: is {getattr(self, name)}, expected {least} or more")
+        if not 0 <= self.refine_novel_poses <= 1:
+            raise UsageError(f"--refine-novel-poses: is {self.refine_novel_poses}, expected 0 to 1")
+        if self.refine_teacher and not self.refine_steps:
+            raise UsageError("--refine-teacher: found no --refine-steps, expected some")
         if self.layers == ("none",) and not self.refine_steps:
             raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
         if self.kind == "narrow" and not self.fit_steps and self.layers != ("none",):
@@ -104,7 +115,9 @@ class DistillSettings:
         settings = dataclasses.asdict(self)
         for key in ("load_config", "output_dir", "device"):
             settings.pop(key)
-        settings["plan"] = None if self.plan is None else file_hash(self.plan)
+        for key in ("plan", "refine_teacher"):
+            file = getattr(self, key)
+            settings[key] = None if file is None else file_hash(file)
         stat = run.checkpoint.stat()
         settings["processes"] = world_size()
         return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}

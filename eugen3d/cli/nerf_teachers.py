@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.field_components.embedding import Embedding
 from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 
@@ -58,6 +59,11 @@ class NerfTeacher(ABC):
         """The picture (height, width, 3) that a camera takes."""
         outputs = self.model.get_outputs_for_camera(camera)
         return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
+
+    @property
+    def has_appearance(self) -> bool:
+        """Whether each training camera has an appearance of its own, which rendering replaces by the mean."""
+        return any(isinstance(module, Embedding) for module in self.model.modules())
 
     @property
     def background_color(self) -> str:

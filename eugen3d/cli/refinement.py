@@ -1,4 +1,4 @@
-"""The end of a distillation: a student polished end to end on the photographs' rays."""
+"""The end of a distillation: a student polished end to end, on the photographs' rays or on another run's pictures."""
 
 import time
 
@@ -12,9 +12,10 @@ from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
-from eugen3d.cli.runs import Run
+from eugen3d.cli.runs import Run, load_run
+from eugen3d.cli.teacher_pictures import TeacherPictures
 from eugen3d.cli.teacher_rows import hash_seed
-from eugen3d.cli.teachers import NerfTeacher
+from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import RefineConfig, RefineState, refine
 from eugen3d.layers import fold
 from eugen3d.training.distributed import all_reduce_sum, rank, world_size
@@ -24,23 +25,30 @@ VALIDATION_RAYS = 2048
 
 
 def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, progress: DistillProgress) -> None:
-    """Polish the folded student on the photographs' rays, in place; interrupted, it goes on from its last check.
+    """Polish the folded student, in place; interrupted, it goes on from its last check.
 
     Args:
         teacher: the student's model, not folded yet.
 
     Raises:
-        UsageError: the loss is not finite.
+        UsageError: the loss is not finite, or the run whose pictures are to be refined on is of no use.
     """
     student = teacher.model
     fold(student)
     teacher.train_dense_alone()
     manager = run.pipeline.datamanager
     assert isinstance(manager, VanillaDataManager)
-    validation = training_batch(manager, settings.seed, 1, VALIDATION_RAYS)
+    pictures = teacher_pictures(settings, run) if settings.refine_teacher else None
+
+    def draw(number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
+        if pictures is None:
+            return training_batch(manager, settings.seed, number, num_rays)
+        return own_part(*pictures.batch(number, num_rays))
+
+    validation = draw(1, VALIDATION_RAYS)
 
     def train_loss(step: int) -> Tensor:
-        rays, batch = training_batch(manager, settings.seed, 2 + step, settings.refine_num_rays)
+        rays, batch = draw(2 + step, settings.refine_num_rays)
         torch.manual_seed(hash_seed(settings.seed, "jitter", step, rank()))
         student.train()
         losses = teacher.losses(rays, batch).values()
@@ -54,7 +62,7 @@ def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, pr
         return float(all_reduce_sum(loss.double() * len(rays) / VALIDATION_RAYS))
 
     state = progress.restore_refine(student)
-    config = RefineConfig(steps=settings.refine_steps, learning_rate=settings.refine_learning_rate)
+    config = RefineConfig(settings.refine_steps, settings.refine_learning_rate, patience=settings.refine_patience)
     with progress_bar(CONSOLE, transient=False) as bar:
         task = bar.add_task("refining end to end", total=settings.refine_steps, completed=state.step)
         start = time.perf_counter()
@@ -81,6 +89,28 @@ def training_batch(
     torch.manual_seed(hash_seed(seed, "batch", number))
     assert manager.train_pixel_sampler is not None
     manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
-    rays, batch = manager.next_train(number)
+    return own_part(*manager.next_train(number))
+
+
+def own_part(rays: RayBundle, batch: dict[str, Tensor]) -> tuple[RayBundle, dict[str, Tensor]]:
+    """This process's part of a batch."""
     part = slice(rank(), None, world_size())
     return rays[part], {name: value[part] for name, value in batch.items()}
+
+
+def teacher_pictures(settings: DistillSettings, run: Run) -> TeacherPictures:
+    """The pictures of the run that `--refine-teacher` names, from around the cameras of this one.
+
+    Raises:
+        UsageError: that run cannot be loaded, was trained from other cameras, or has an appearance for each.
+    """
+    assert settings.refine_teacher is not None
+    other = load_run(settings.refine_teacher, str(run.pipeline.model.device), test_mode="test")
+    cameras, others = (each.pipeline.datamanager.train_dataset.cameras for each in (run, other))
+    poses, other_poses = cameras.camera_to_worlds, others.camera_to_worlds
+    if poses.shape != other_poses.shape or not torch.allclose(poses, other_poses, atol=1e-5):
+        raise UsageError(
+            f"--refine-teacher {settings.refine_teacher}: its training cameras are other ones than those of "
+            f"{settings.load_config}, expected a run of the same scene"
+        )
+    return TeacherPictures(teacher_of(other), cameras, settings.refine_novel_poses, settings.seed)

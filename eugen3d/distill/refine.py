@@ -24,6 +24,8 @@ class RefineConfig:
     """Steps over which the learning rate grows from zero."""
     check_every: int = 50
     """Steps between measurements of the validation loss, on which the best state is chosen."""
+    patience: int = 8
+    """So many measurements in a row without a better one, and the polish ends."""
 
 
 @dataclass
@@ -34,6 +36,8 @@ class RefineState:
     optimizer: dict[str, Any] | None = None
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
+    stale: int = 0
+    """Measurements since the best one."""
 
 
 def refine(
@@ -44,7 +48,8 @@ def refine(
     state: RefineState | None = None,
     on_step: Callable[[RefineState], None] = lambda state: None,
 ) -> RefineState:
-    """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included.
+    """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included,
+    and before its steps are done where it no longer gains.
 
     Several processes take the mean of their gradients, and so go the same way.
 
@@ -65,7 +70,7 @@ def refine(
         optimizer.load_state_dict(state.optimizer)
     if not state.best:
         _check(student, validation_loss, state)
-    while state.step < config.steps:
+    while state.step < config.steps and state.stale < config.patience:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(state.step, config)
         loss = train_loss(state.step)
@@ -91,5 +96,6 @@ def _rate(step: int, config: RefineConfig) -> float:
 
 def _check(student: nn.Module, validation_loss: Callable[[], float], state: RefineState) -> None:
     loss = validation_loss()
+    state.stale += 1
     if loss < state.best_loss:
-        state.best_loss, state.best = loss, copy.deepcopy(student.state_dict())
+        state.best_loss, state.best, state.stale = loss, copy.deepcopy(student.state_dict()), 0

@@ -73,6 +73,16 @@ def test_a_polish_that_only_harms_leaves_the_start() -> None:
     assert torch.equal(student.weight, before["weight"])
 
 
+def test_it_ends_where_it_no_longer_gains() -> None:
+    """Two measurements in a row without a better one."""
+    student = nn.Linear(3, 2)
+    train_loss, _ = make_losses(student)
+    values = iter([5.0, 6.0, 4.0, 4.0, 4.5, 1.0])
+    config = RefineConfig(steps=50, check_every=5, patience=2)
+    state = refine(student, train_loss, lambda: next(values), config)
+    assert (state.step, state.best_loss, state.stale) == (20, 4.0, 2) and next(values) == 1.0
+
+
 def test_the_last_step_is_checked() -> None:
     student = nn.Linear(3, 2)
     train_loss, validation_loss = make_losses(student)
