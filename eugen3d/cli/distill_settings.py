@@ -95,6 +95,8 @@ class DistillSettings:
             raise UsageError(f"--refine-novel-poses: is {self.refine_novel_poses}, expected 0 to 1")
         if self.refine_teacher and not self.refine_steps:
             raise UsageError("--refine-teacher: found no --refine-steps, expected some")
+        if self.refine_teacher and not self.refine_teacher.is_file():
+            raise UsageError(f"--refine-teacher {self.refine_teacher}: not found, expected a run's config.yml")
         if self.layers == ("none",) and not self.refine_steps:
             raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
         if self.kind == "narrow" and not self.fit_steps and self.layers != ("none",):

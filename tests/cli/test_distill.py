@@ -227,7 +227,10 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--refine-patience", "0"), "--refine-patience: is 0, expected 1 or more"),
         (("--refine-novel-poses", "1.5"), "--refine-novel-poses: is 1.5, expected 0 to 1"),
         (("--refine-teacher", "gone.yml"), "--refine-teacher: found no --refine-steps, expected some"),
-        (("--refine-teacher", "gone.yml", "--refine-steps", "1"), "gone.yml: not found, expected a run's config.yml"),
+        (
+            ("--refine-teacher", "gone.yml", "--refine-steps", "1"),
+            "--refine-teacher gone.yml: not found, expected a config.yml",
+        ),
         (("--device", "tpu"), "--device tpu: is unknown"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
