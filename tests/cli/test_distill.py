@@ -229,7 +229,7 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--refine-teacher", "gone.yml"), "--refine-teacher: found no --refine-steps, expected some"),
         (
             ("--refine-teacher", "gone.yml", "--refine-steps", "1"),
-            "--refine-teacher gone.yml: not found, expected a config.yml",
+            "--refine-teacher gone.yml: not found, expected a run's config.yml",
         ),
         (("--device", "tpu"), "--device tpu: is unknown"),
     ],
