@@ -14,6 +14,7 @@ from eugen3d.cli.experiment.command import Experiment
 from eugen3d.cli.plan import PlanCommand
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
+from eugen3d.runtime import keep_freed_memory
 from eugen3d.training.distributed import ProcessLostError, has_the_word
 
 COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "plan": PlanCommand, "score": Score}
@@ -28,6 +29,7 @@ def main(args: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 a job of an experiment failed, 2 input that cannot be used or a file that cannot be written,
     130 interrupted. Of several processes that end together one says why.
     """
+    keep_freed_memory()
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="eugen3d", description="Smaller and faster neural fields.", args=args

@@ -3,6 +3,7 @@
 from eugen3d.runtime.auto import AutoModule
 from eugen3d.runtime.backends import Backend, RuntimeFallbackWarning, build
 from eugen3d.runtime.library import NativeUnavailable
+from eugen3d.runtime.memory import keep_freed_memory
 from eugen3d.runtime.native import NativeChain
 from eugen3d.runtime.tcnn_chain import TcnnChain, TcnnUnavailable
 from eugen3d.runtime.tiled import TiledModule
@@ -20,4 +21,5 @@ __all__ = [
     "TritonChain",
     "TritonUnavailable",
     "build",
+    "keep_freed_memory",
 ]

@@ -94,7 +94,7 @@ def test_two_processes_come_to_the_student_of_one(teacher: Path, tmp_path: Path)
 @pytest.mark.parametrize("launcher", [MODULE, [*TORCHRUN, *MODULE]], ids=["one", "two"])
 def test_a_killed_call_goes_on_to_the_same_student(teacher: Path, tmp_path: Path, launcher: list[str]) -> None:
     """Killed while layers are solved, and again while the student is refined."""
-    arguments = "--fit-steps", "30", "--fit-sweeps", "1", "--refine-steps", "400", "--refine-num-rays", "64"
+    arguments = "--fit-steps", "30", "--fit-sweeps", "1", "--refine-steps", "200", "--refine-num-rays", "64"
     finish(start(launcher, teacher, tmp_path / "whole", *arguments))
     output, partial = tmp_path / "student", tmp_path / "student.partial"
     first = start(launcher, teacher, output, *arguments)
@@ -104,7 +104,7 @@ def test_a_killed_call_goes_on_to_the_same_student(teacher: Path, tmp_path: Path
     second = start(launcher, teacher, output, *arguments)
     wait_for(second, partial, lambda saved: saved["refine"] is not None)
     kill(second)
-    assert torch.load(partial, weights_only=True)["refine"]["step"] < 400 and not output.exists()
+    assert torch.load(partial, weights_only=True)["refine"]["step"] < 200 and not output.exists()
     finish(start(launcher, teacher, output, *arguments))
     ours, expected = state_of(output), state_of(tmp_path / "whole")
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)

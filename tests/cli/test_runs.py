@@ -140,12 +140,6 @@ def test_settings_are_validated_and_missing_ones_have_defaults(make_run: Make) -
     assert "layer kind 'spline' is unknown" in refused(path)
 
 
-def test_an_unknown_method_is_refused(make_run: Make) -> None:
-    path = make_run()
-    path.write_text(path.read_text().replace("method_name: eugen-nerf", "method_name: nerf-o-matic"))
-    assert "method 'nerf-o-matic' is unknown" in refused(path)
-
-
 def test_a_missing_checkpoint_is_reported_with_its_folder(make_run: Make) -> None:
     path = make_run()
     checkpoint_of(path).unlink()
