@@ -111,7 +111,7 @@ class Distiller(Generic[Data]):
         if task.action == "refit":
             refit_dense(self.teacher, self.student, task.layer, training, held_out)
         else:
-            fit_layer(self.student, task.layer, self._losses, self.fit, generator, task.sweep, on_step)
+            fit_layer(self.student, task.layer, self.losses, self.fit, generator, task.sweep, on_step)
         return None
 
     def reports(self) -> list[LayerReport]:
@@ -120,7 +120,7 @@ class Distiller(Generic[Data]):
         return [report_layer(self.teacher, self.student, name, batches) for name in self.layers]
 
     @cached_property
-    def _losses(self) -> tuple[Loss, Loss]:
-        """At the rows that may be seen, and at those that are held out."""
+    def losses(self) -> tuple[Loss, Loss]:
+        """The loss at the rows that may be seen, and at those that are held out."""
         training, held_out = (self._make_loss(self.teacher, rows) for rows in (self.training_rows, self.held_out_rows))
         return training, held_out
