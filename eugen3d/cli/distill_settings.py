@@ -55,14 +55,15 @@ class DistillSettings:
     narrow network all of them at once."""
     fit_sweeps: int = 2
     """Further rounds of as many steps over all layers, replaced or dense, one at a time."""
-    fit_learning_rate: float = 3e-3
-    """Learning rate of these, Muon's."""
+    fit_learning_rate: float | None = None
+    """About the share by which a layer's outputs change in such a step, by default 1e-3; of a narrow network Muon's
+    learning rate, 3e-3."""
     refine_steps: int = 0
     """Gradient steps end to end on the photographs' rays, over the folded student."""
     refine_num_rays: int = 512
     """Rays per such step."""
     refine_learning_rate: float = 4e-4
-    """Learning rate of these, Muon's."""
+    """About the share by which a layer's outputs change in such a step."""
     refine_patience: int = 3
     """After so many checks, one every 50 steps, none of which was the best so far, the refinement goes on from the best
     with smaller steps; where it did so three times without a gain it ends."""
