@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from eugen3d.distill.whitening import WhitenedMuon
 from eugen3d.training import Muon, has_bfloat16
 from eugen3d.training.distributed import all_reduce_sum, average_gradients, broadcast_module, world_size
 
+FitTarget = Literal["output", "layer"]
 SWEEP_DECAY = 0.7  # of the learning rate, from one sweep to the next
 RATE_SHARES = (1.0, 0.1)
 """Shares of the learning rate that are tried until a layer is better: a good closed form is lost by large steps."""
@@ -37,6 +38,9 @@ class FitConfig:
     """Gradient steps on a layer right after its closed form; 0 for none."""
     sweeps: int = 2
     """Further rounds of such steps, when every layer has its closed form: layer by layer through the whole field."""
+    target: FitTarget = "output"
+    """What the steps on a layer bring near the teacher's: what the whole network gives, or the layer alone, by Huber's
+    loss, which takes less time and knows nothing of what the layers after it make of an error."""
     batch_rows: int = 2048
     """Rows per step."""
     learning_rate: float = 1e-3
