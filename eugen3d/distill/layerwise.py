@@ -7,7 +7,7 @@ steps on one layer at a time (`eugen3d.distill.fit`), and end-to-end refinement 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +25,7 @@ from eugen3d.distill.solve import (
     solve_readout,
 )
 from eugen3d.layers import EUGenConfig, EUGenLinear, KindConfig, LowRankConfig, LowRankLinear, SNNKConfig, SNNKLinear
+from eugen3d.layers.features import Projection
 from eugen3d.training.distributed import broadcast_module
 
 Start = Literal["picked", "largest", "orthogonal", "gaussian", "rademacher"]
@@ -153,6 +154,8 @@ def _closed_form(
         snnk = SNNKLinear.from_config(settings, dense.in_features, dense.out_features, **like)
         return snnk, _solve_readout(problem, judge, snnk)
     assert isinstance(settings, EUGenConfig)
+    if config.start in get_args(Projection):
+        settings = replace(settings, projection=config.start)
     layer = EUGenLinear.from_config(settings, dense.in_features, dense.out_features, **like)
     if settings.phi != "identity":
         _start_projections(problem, moments, layer, config.start)

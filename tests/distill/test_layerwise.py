@@ -97,6 +97,18 @@ def test_every_start_gives_a_layer(teacher: Network, rows: Rows, start: str, ord
     assert report.relative_error < 0.6
 
 
+def test_a_start_says_how_projections_are_drawn(teacher: Network, rows: Rows) -> None:
+    """Scaled to the inputs column by column, ±1 have one size in each, orthogonal and normal numbers have not."""
+    weights = {}
+    for start in ("orthogonal", "gaussian", "rademacher"):
+        student = teacher.copy()
+        replace(teacher, student, "trunk.1", rows, settings(8, start=start))
+        weights[start] = student.layer("trunk.1").get_parameter("features.projection.weight").detach().abs()
+    sizes = {start: (weight.std(dim=0) / weight.mean(dim=0)).nanmean() for start, weight in weights.items()}
+    assert sizes["rademacher"] < 1e-5 < 0.3 < min(sizes["orthogonal"], sizes["gaussian"])
+    assert not torch.allclose(weights["orthogonal"], weights["gaussian"])
+
+
 def test_picked_neurons_are_the_teacher_s(teacher: Network, rows: Rows) -> None:
     student = teacher.copy()
     replace(teacher, student, "trunk.1", rows, settings(6))
