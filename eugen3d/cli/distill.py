@@ -25,7 +25,7 @@ from eugen3d.cli.refinement import refine_student
 from eugen3d.cli.runs import Run, load_run, save_run
 from eugen3d.cli.teacher_rows import hash_seed, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
-from eugen3d.distill import Distiller, FieldLoss, FitConfig, LayerReport, LayerTask, Network
+from eugen3d.distill import Distiller, FieldLoss, LayerReport, LayerTask, Network
 from eugen3d.metrics.cost import dense_parameters
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.training.distributed import is_main, process_group
@@ -114,9 +114,7 @@ class Distill(DistillSettings):
         start = time.perf_counter()
         rows = sample_rows(_manager(run), teacher, self.sampling, needed_rows(networks, layers), self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
-        fit = FitConfig(self.fit_steps, self.fit_sweeps, self.fit_target)
-        if self.fit_learning_rate is not None:
-            fit = replace(fit, learning_rate=self.fit_learning_rate)
+        fit = self.fit_config()
         distillers = {
             part: Distiller(networks[part], students[part], layers[part], rows[part], fit, FieldLoss)
             for part in networks

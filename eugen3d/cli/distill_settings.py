@@ -9,7 +9,7 @@ from eugen3d.cli.errors import UsageError
 from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run
 from eugen3d.cli.teacher_rows import SamplingConfig
-from eugen3d.distill import FitTarget, LayerwiseConfig, Start
+from eugen3d.distill import FitConfig, FitTarget, LayerwiseConfig, Start
 from eugen3d.layers import EUGenConfig, KindConfig, LowRankConfig, SNNKConfig
 from eugen3d.layers.features import Phi
 from eugen3d.training.distributed import world_size
@@ -17,6 +17,7 @@ from eugen3d.training.distributed import world_size
 StudentKind = Literal["eugen", "low-rank", "snnk", "narrow"]
 
 PLANNED_FLAGS = ("kind", "num_features", "order", "layers", "coarse_layers", "phi", "use_norm")
+NARROW_LEARNING_RATE = 3e-3
 SHARE_OF_WIDTH = 4
 """A layer of so many neurons has one feature for each, where --num-features does not say otherwise."""
 
@@ -120,6 +121,13 @@ class DistillSettings:
         except ValueError as error:
             message = str(error).replace("rank", "num_features") if self.kind == "low-rank" else str(error)
             raise UsageError(f"--{message.replace('_', '-')}") from None
+
+    def fit_config(self) -> FitConfig:
+        """How long, and how fast, layers are fitted, or a narrow network is trained."""
+        rate = self.fit_learning_rate
+        if rate is None:
+            rate = NARROW_LEARNING_RATE if self.kind == "narrow" else FitConfig.learning_rate
+        return FitConfig(self.fit_steps, self.fit_sweeps, self.fit_target, learning_rate=rate)
 
     def of_call(self, run: Run) -> dict[str, Any]:
         """What has to be the same for an interrupted run to be continued."""

@@ -12,10 +12,8 @@ from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import Run
 from eugen3d.cli.teacher_rows import hash_seed
-from eugen3d.distill import FieldLoss, FitConfig, Network, Rows, fit_network
+from eugen3d.distill import FieldLoss, Network, Rows, fit_network
 from eugen3d.models.nerf import EUGenNerfModelConfig
-
-LEARNING_RATE = 3e-3
 
 
 def narrow_config(settings: DistillSettings, run: Run) -> EUGenNerfModelConfig:
@@ -41,10 +39,7 @@ def train_narrow(
     progress: DistillProgress,
 ) -> None:
     """Train freshly drawn networks at a teacher's rows, all layers at once, in place; what is done is kept."""
-    config = FitConfig(
-        settings.fit_steps,
-        learning_rate=LEARNING_RATE if settings.fit_learning_rate is None else settings.fit_learning_rate,
-    )
+    config = settings.fit_config()
     with progress_bar(Console(), transient=False) as bar:
         shown = bar.add_task("training", total=len(students) * settings.fit_steps)
         for part, student in students.items():

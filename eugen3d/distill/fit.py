@@ -11,6 +11,7 @@ row's colour shows in the picture (`eugen3d.distill.rays`). Only the rows are ne
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -59,7 +60,29 @@ class Loss(Protocol):
         ...
 
 
-class FieldLoss:
+class RowsLoss(ABC):
+    """A loss that is a mean over rows which are kept, drawn evenly."""
+
+    def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
+        return self.at(network, torch.randint(len(self), (num_rows,), generator=generator))
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows this process keeps."""
+
+    @abstractmethod
+    def at(self, network: Network, chosen: Tensor) -> Tensor:
+        """The loss at the rows whose numbers (n,) are given."""
+
+    @torch.no_grad()
+    def of(self, network: Network) -> float:
+        """The loss at all rows of all processes."""
+        parts = torch.arange(len(self)).split(CHUNK_ROWS)
+        total = torch.stack([self.at(network, part).double() * len(part) for part in parts]).sum() / len(self)
+        return float(all_reduce_sum(total)) / world_size()
+
+
+class FieldLoss(RowsLoss):
     """What a field's opacity and colour differ from the teacher's at some rows of its rays.
 
     The teacher's values are kept for all rows: half the memory of the rows themselves, whose number is bounded.
@@ -87,24 +110,17 @@ class FieldLoss:
         squares = all_reduce_sum(squares) / torch.stack([count, count - 1])
         self.rgb_scale, self.opacity_scale = squares.clamp(min=1e-8).float()
 
-    def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
-        chosen = torch.randint(len(self.rows), (num_rows,), generator=generator)
-        return self.at(network, chosen.to(self.rgb.device))
-
     def at(self, network: Network, chosen: Tensor) -> Tensor:
         """The loss at the rows whose numbers (n,) are given."""
+        chosen = chosen.to(self.rgb.device)
         rows = self.rows[chosen]
         opacity, rgb = self._opacity_and_rgb(network, rows.inputs)
         in_opacity = (opacity - self.opacity[chosen]).square().mean()
         in_rgb = (rows.visibility[:, None] * (rgb - self.rgb[chosen]).square()).mean()
         return self.share * (in_opacity / self.opacity_scale + in_rgb / self.rgb_scale)
 
-    @torch.no_grad()
-    def of(self, network: Network) -> float:
-        """The loss at all rows of all processes."""
-        parts = torch.arange(len(self.rows), device=self.rgb.device).split(CHUNK_ROWS)
-        total = torch.stack([self.at(network, part).double() * len(part) for part in parts]).sum() / len(self.rows)
-        return float(all_reduce_sum(total)) / world_size()
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def _opacity_and_rgb(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         density, rgb = network(batch)[:2]

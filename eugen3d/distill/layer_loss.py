@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eugen3d.distill.fit import RowsLoss
 from eugen3d.distill.network import Network
 from eugen3d.distill.problem import LayerProblem
-from eugen3d.distill.rays import CHUNK_ROWS
 from eugen3d.training.distributed import all_reduce_sum, world_size
 
 MAX_ROWS = 1 << 16
 """Rows that are kept, inputs and targets, evenly from all batches."""
 
 
-class LayerLoss:
+class LayerLoss(RowsLoss):
     """Huber's loss between a layer's outputs and the teacher's, activation included, in units of their deviation.
 
     As the paper trains the layers that it distils (EUGens, 2025). No other layer is run for it: the rows that the layer
@@ -33,21 +33,14 @@ class LayerLoss:
         self.deviation = float((square - mean.square()).clamp(min=0).mean().sqrt().clamp(min=1e-12))
         self.share = float(len(self.targets) * world_size() / count)
 
-    def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
-        chosen = torch.randint(len(self.targets), (num_rows or CHUNK_ROWS,), generator=generator)
-        return self.at(network, chosen.to(self.targets.device))
+    def __len__(self) -> int:
+        return len(self.targets)
 
     def at(self, network: Network, chosen: Tensor) -> Tensor:
         """The loss at the rows whose numbers (n,) are given."""
+        chosen = chosen.to(self.targets.device)
         outputs = network.block(self.name)(self.inputs[chosen]).float()
         return self.share * F.huber_loss(outputs / self.deviation, self.targets[chosen] / self.deviation)
-
-    @torch.no_grad()
-    def of(self, network: Network) -> float:
-        """The loss at all rows of all processes."""
-        parts = torch.arange(len(self.targets), device=self.targets.device).split(CHUNK_ROWS)
-        total = torch.stack([self.at(network, part).double() * len(part) for part in parts]).sum() / len(self.targets)
-        return float(all_reduce_sum(total)) / world_size()
 
 
 def _thinned(problem: LayerProblem) -> tuple[Tensor, Tensor]:

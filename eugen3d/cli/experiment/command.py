@@ -60,11 +60,9 @@ class Experiment:
         conditions = Conditions(output_dir, self.device, self.threads)
         check_score_flags(specification)
         jobs = make_jobs(specification, conditions)
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-        ):  # also where a shell's background ignores it
-            signal.signal(number, signal.default_int_handler)  # what ends this ends the jobs, too
+        # What ends this ends the jobs, too, also where a background shell has SIGINT ignored.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
         engine = open_engine(self.engine, conditions, self.slurm)
         console = Console(highlight=False)
         try:
