@@ -26,6 +26,15 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real captures and meshes, which lie beside the project where there are any."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: real data are no part of the project")
+    return folder
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """No run-time type checks, as users run the code: wrong values reach its own errors, and it can be compiled."""

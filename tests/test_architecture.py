@@ -30,7 +30,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "training": {"torch"},
     "distill": {"torch", "jaxtyping"},
     "fields": {"torch", "jaxtyping"},
-    "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy"},
+    "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy", "igl"},
 }
 """The packages that have to do without nerfstudio, with what they import beside the standard library."""
 
