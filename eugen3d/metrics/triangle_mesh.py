@@ -60,7 +60,7 @@ class TriangleMesh:
             raise ValueError(f"{path}: not found, expected a triangle mesh")
         try:
             vertices, faces = igl.read_triangle_mesh(str(path))[:2]
-            return cls(vertices, faces)
+            return cls(np.asarray(vertices), np.asarray(faces))
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path}: cannot be used as a triangle mesh ({error})") from error
 
@@ -93,7 +93,8 @@ class TriangleMesh:
         if not len(queries):
             return points.new_zeros(0), points.new_zeros(0, 3), torch.zeros(0, dtype=torch.long, device=points.device)
         squared, faces, closest = igl.point_mesh_squared_distance(queries, self.vertices, self.faces)
-        return _like(np.sqrt(squared), points), _like(closest, points), torch.from_numpy(faces).to(points.device)
+        distance, index = np.sqrt(squared), torch.from_numpy(np.asarray(faces))
+        return _like(distance, points), _like(np.asarray(closest), points), index.to(points.device)
 
     def contains(self, points: Tensor) -> Tensor:
         """Whether points (n, 3) are in the solid: their winding number is over one half. (n,) bool.
@@ -106,7 +107,7 @@ class TriangleMesh:
         queries = _queries(points)
         if not len(queries):
             return torch.zeros(0, dtype=torch.bool, device=points.device)
-        winding = igl.fast_winding_number(self.vertices, self.faces, queries)
+        winding = np.array(igl.fast_winding_number(self.vertices, self.faces, queries))
         unsure = np.abs(winding - 0.5) < UNSURE
         if unsure.any():
             winding[unsure] = igl.winding_number(self.vertices, self.faces, queries[unsure])
