@@ -113,7 +113,7 @@ def read_depth(path: Path, unit: float) -> np.ndarray:
     missing = ~np.isfinite(values) | (values <= 0)
     if not numeric:
         missing |= values == SATURATED
-    return np.where(missing, 0.0, values * np.float64(unit)).astype(np.float32)
+    return np.where(missing, 0.0, unit * values.astype(np.float64)).astype(np.float32)
 
 
 def read_numbers(path: Path, columns: int) -> np.ndarray:

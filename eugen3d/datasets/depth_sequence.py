@@ -123,7 +123,7 @@ def _check_shape(path: Path, files: FrameFiles, size: tuple[int, int]) -> None:
     given = files.camera.size
     if given is None:
         return
-    if abs(given[0] * size[1] - given[1] * size[0]) > max(given[0], size[0], given[1], size[1]):
+    if abs(given[0] * size[1] / given[1] - size[0]) >= 1.0:  # less is the rounding of a scaled size
         raise SceneError(
             f"{path}: its depth is {size[1]}x{size[0]}, but the camera is for {given[1]}x{given[0]}, another shape"
         )

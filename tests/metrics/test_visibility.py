@@ -17,9 +17,10 @@ class View:
     intrinsics: tuple[float, float, float, float] = (4.0, 4.0, 4.0, 3.0)
 
 
-def wall(distance: float = 2.0, **changes: Tensor) -> View:
+def wall(distance: float = 2.0, depth: Tensor | None = None, camera_to_world: Tensor | None = None) -> View:
     """A camera at the origin that looks along -z at a wall; pictures of 8 x 6 pixels, 90 degrees wide."""
-    return View(**{"depth": torch.full((6, 8), distance), "camera_to_world": torch.eye(4)[:3]} | changes)
+    pose = torch.eye(4)[:3] if camera_to_world is None else camera_to_world
+    return View(torch.full((6, 8), distance) if depth is None else depth, pose)
 
 
 def test_in_front_of_the_wall_and_in_the_frustum() -> None:
