@@ -18,9 +18,21 @@ ARROWS: dict[str, set[str]] = {
     "fields": {"layers"},
     "metrics": {"layers"},
     "datasets": set(),
-    "models": {"layers", "runtime", "training", "fields", "metrics"},
-    "methods": {"layers", "models", "datasets"},
-    "cli": {"layers", "runtime", "training", "distill", "fields", "metrics", "datasets", "models", "methods"},
+    "mapping": {"layers", "runtime", "fields", "datasets"},
+    "models": {"layers", "runtime", "training", "fields", "metrics", "mapping"},
+    "methods": {"layers", "models", "datasets", "mapping", "fields"},
+    "cli": {
+        "layers",
+        "runtime",
+        "training",
+        "distill",
+        "fields",
+        "metrics",
+        "datasets",
+        "mapping",
+        "models",
+        "methods",
+    },
 }
 """Every package with the packages of eugen3d that it may import; layers are everybody's vocabulary."""
 
@@ -30,6 +42,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "training": {"torch"},
     "distill": {"torch", "jaxtyping"},
     "fields": {"torch", "jaxtyping"},
+    "mapping": {"torch"},
     "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy"},
 }
 """The packages that have to do without nerfstudio, with what they import beside the standard library."""
