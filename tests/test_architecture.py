@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "metrics": {"layers"},
     "datasets": set(),
     "mapping": {"layers", "runtime", "fields", "datasets"},
-    "models": {"layers", "runtime", "training", "fields", "metrics", "mapping"},
+    "models": {"layers", "runtime", "training", "fields", "metrics", "datasets", "mapping"},
     "methods": {"layers", "models", "datasets", "mapping", "fields"},
     "cli": {
         "layers",

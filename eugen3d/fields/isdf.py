@@ -44,7 +44,7 @@ class IsdfFieldConfig:
     """What positions in metres are multiplied by; 2π/(2^{L−1} · input_scale) is the finest period, 3.3 m by default."""
     output_scale: float = 0.14
     """Metres that an output of one is."""
-    layer: LayerConfig = LayerConfig("eugen", EUGenConfig(128, phi="softplus-100"))  # noqa: RUF009 (frozen)
+    layer: LayerConfig = LayerConfig("eugen", EUGenConfig(128, phi="softplus-100", use_norm=False))  # noqa: RUF009 (frozen)
     """Kind of the replaced layers."""
     replaced_layers: tuple[int, ...] = (3, 4)
     """Indices of the trunk's layers that are of that kind; the others are dense."""

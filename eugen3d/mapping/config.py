@@ -100,6 +100,24 @@ class KeyframeConfig:
 
 
 @dataclass(frozen=True)
+class TraceConfig:
+    """How rays are traced to the surface."""
+
+    near_plane: float = 0.05
+    """Where rays begin, in metres."""
+    far_plane: float = 12.0
+    """Where they end."""
+    num_steps: int = 64
+    """Steps of a ray at most."""
+    tolerance: float = 0.003
+    """Distance at which a ray has met the surface, in metres."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.near_plane < self.far_plane or self.num_steps < 1 or self.tolerance <= 0:
+            raise ValueError(f"rays cannot be traced by {self}, expected 0 <= near < far, steps and a tolerance")
+
+
+@dataclass(frozen=True)
 class SdfMapperConfig:
     """How a field is trained as frames arrive."""
 

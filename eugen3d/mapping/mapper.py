@@ -131,9 +131,17 @@ class SdfMapper:
 
     def state_dict(self) -> dict[str, Any]:
         """All that goes on from here needs, as tensors and plain values, less the configuration."""
+        return {"field": self.field.state_dict(), "optimizer": self.optimizer.state_dict(), **self.progress()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another mapper of the same configuration was; strict."""
+        self.field.load_state_dict(state["field"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_progress(state)
+
+    def progress(self) -> dict[str, Any]:
+        """The state less the field and the optimizer: for who keeps these elsewhere."""
         return {
-            "field": self.field.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "frozen": None if self._frozen is None else self._frozen.state_dict(),
             "keyframes": self.keyframes.state_dict(),
             "generator": self._generator.get_state(),
@@ -141,10 +149,8 @@ class SdfMapper:
             **{name: getattr(self, name) for name in ("num_frames", "num_skipped", "num_steps", "steps_left")},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another mapper of the same configuration was; strict."""
-        self.field.load_state_dict(state["field"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
+    def load_progress(self, state: Mapping[str, Any]) -> None:
+        """Go on where another mapper was, with the field as it is."""
         self._frozen = None
         if state["frozen"] is not None:
             self._freeze()
