@@ -55,6 +55,9 @@ LAZY: set[tuple[str, str]] = {
     ("cli", "transformers"),
     ("cli", "submitit"),
     ("cli", "ray"),
+    ("cli", "skimage"),
+    ("cli", "scipy"),
+    ("cli", "trimesh"),
     ("cli", "nerfstudio.configs.method_configs"),
 }
 """Heavy or optional packages and modules, and the one package of ours that may import each inside a function."""

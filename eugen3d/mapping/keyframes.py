@@ -63,20 +63,28 @@ class Keyframes:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and plain values."""
-        entries = []
-        for entry in self.entries:
-            values = {key.name: getattr(entry.frame, key.name) for key in dataclasses.fields(DepthFrame)}
-            entries.append({**values, "intrinsics": list(entry.frame.intrinsics), "losses": entry.losses})
-        return {"entries": entries, "last_is_keyframe": self.last_is_keyframe}
+        entries = [
+            {
+                "name": str(entry.frame.name),
+                "depth": entry.frame.depth,
+                "camera_to_world": entry.frame.camera_to_world,
+                "intrinsics": [float(value) for value in entry.frame.intrinsics],
+                "time": None if entry.frame.time is None else float(entry.frame.time),
+                "losses": entry.losses,
+            }
+            for entry in self.entries
+        ]
+        return {"entries": entries, "last_is_keyframe": bool(self.last_is_keyframe)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take over a state; frames go to a device."""
         self.entries = []
         for values in state["entries"]:
-            values = dict(values)
-            losses = values.pop("losses")
-            frame = DepthFrame(**{**values, "intrinsics": tuple(values["intrinsics"])})
-            self.entries.append(Keyframe(frame_to(frame, device), losses.to(device)))
+            fx, fy, cx, cy = values["intrinsics"]
+            frame = DepthFrame(
+                values["name"], values["depth"], values["camera_to_world"], (fx, fy, cx, cy), time=values["time"]
+            )
+            self.entries.append(Keyframe(frame_to(frame, device), values["losses"].to(device)))
         self.last_is_keyframe = state["last_is_keyframe"]
 
 
