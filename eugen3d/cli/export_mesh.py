@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
-from eugen3d.cli.mesh import Triangles, keep_near, march, num_blocks
+from eugen3d.cli.mesh import Triangles, count_blocks, find_blocks, keep_near, march
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.sdf_runs import SdfRun, load_sdf_run
 from eugen3d.mapping import SdfQuery
@@ -48,14 +48,15 @@ class ExportMesh:
         self._check()
         run = load_sdf_run(self.load_config, self.device)
         lower, upper = self._box(run)
-        count = num_blocks(lower, upper, self.voxel)
+        count = int(count_blocks(lower, upper, self.voxel).prod())
         if count > MAX_BLOCKS:
             size = " x ".join(f"{side:.3g}" for side in upper - lower)
             raise UsageError(f"--voxel {self.voxel}: a box of {size} m takes {count:,} blocks, expected a larger voxel")
         query = SdfQuery(run.model.field, self.runtime)
+        blocks = find_blocks(query, lower, upper, self.voxel, self.max_slope)
         with progress_bar() as bar:
-            shown = bar.add_task("blocks", total=count)
-            triangles = march(query, lower, upper, self.voxel, self.max_slope, lambda: bar.advance(shown))
+            shown = bar.add_task("blocks", total=len(blocks))
+            triangles = march(query, lower, self.voxel, blocks, lambda: bar.advance(shown))
         if len(run.surface) and math.isfinite(self.seen_within):
             triangles = keep_near(triangles, run.surface.numpy(), self.seen_within)
         if not len(triangles[1]):

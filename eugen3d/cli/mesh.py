@@ -1,7 +1,6 @@
 """The zero level of a field of signed distance as triangles: marching cubes, block after block."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,40 +14,44 @@ Triangles = tuple[np.ndarray, np.ndarray]
 """Vertices (n, 3) in metres and faces (m, 3), counter-clockwise seen from outside."""
 
 
-def num_blocks(lower: np.ndarray, upper: np.ndarray, voxel: float) -> int:
-    """How many blocks a box takes."""
-    return int(np.prod(_block_counts(lower, upper, voxel)))
+def count_blocks(lower: np.ndarray, upper: np.ndarray, voxel: float) -> np.ndarray:
+    """How many blocks a box takes along every axis, (3,)."""
+    return np.maximum(np.ceil((upper - lower) / (BLOCK * voxel) - 1e-9), 1).astype(int)
+
+
+def find_blocks(query: SdfQuery, lower: np.ndarray, upper: np.ndarray, voxel: float, max_slope: float) -> np.ndarray:
+    """Indices (n, 3) of the blocks of a box that may hold surface.
+
+    None can where the distance at a block's middle, over the largest slope, is more than half its diagonal.
+
+    Args:
+        lower, upper: the corners of the box, (3,), metres; the last blocks may reach beyond.
+        voxel: side of a voxel, metres.
+        max_slope: the largest slope that the field is taken to have, 1 for exact distances; infinite: all may.
+    """
+    blocks = np.stack(np.meshgrid(*map(np.arange, count_blocks(lower, upper, voxel)), indexing="ij"), axis=-1)
+    blocks, side = blocks.reshape(-1, 3), BLOCK * voxel
+    distance = query.distance(torch.from_numpy(lower + side * (blocks + 0.5)).float()).abs().numpy()
+    return blocks[distance <= max_slope * side * np.sqrt(3) / 2]
 
 
 def march(
-    query: SdfQuery,
-    lower: np.ndarray,
-    upper: np.ndarray,
-    voxel: float,
-    max_slope: float,
-    advance: Callable[[], None] = lambda: None,
+    query: SdfQuery, lower: np.ndarray, voxel: float, blocks: np.ndarray, advance: Callable[[], None] = lambda: None
 ) -> Triangles:
-    """The surface inside a box, by marching cubes (Lewiner et al. 2003) on a grid of voxels.
-
-    One block's grid is in memory at a time. A block is left out where the distance at its middle, over the largest
-    slope, is more than half its diagonal: no surface can be in it.
+    """The surface in blocks of voxels, by marching cubes (Lewiner et al. 2003), one block's grid in memory at a time.
 
     Args:
-        lower, upper: the corners of the box, (3,), metres; the last block may reach beyond.
+        lower: where the first block begins, (3,), metres.
         voxel: side of a voxel, metres.
-        max_slope: the largest slope that the field is taken to have, 1 for exact distances; infinite: no block is left
-            out.
+        blocks: (n, 3) indices.
         advance: called after every block.
     """
-    side = BLOCK * voxel
     vertices, faces, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0
-    for corner in _corners(lower, upper, voxel):
-        middle = torch.from_numpy((corner + side / 2)[None]).float()
-        if abs(float(query.distance(middle))) <= max_slope * side * np.sqrt(3) / 2:
-            block, triangles = _march_block(query, corner, voxel)
-            vertices.append(block)
-            faces.append(triangles + count)
-            count += len(block)
+    for block in blocks:
+        inside, triangles = _march_block(query, lower, voxel, block)
+        vertices.append(inside)
+        faces.append(triangles + count)
+        count += len(inside)
         advance()
     return _joined(np.concatenate(vertices), np.concatenate(faces), voxel)
 
@@ -62,33 +65,34 @@ def keep_near(triangles: Triangles, points: np.ndarray, distance: float) -> Tria
     return _used(vertices, faces[is_near[faces].all(axis=1)])
 
 
-def _block_counts(lower: np.ndarray, upper: np.ndarray, voxel: float) -> np.ndarray:
-    return np.maximum(np.ceil((upper - lower) / (BLOCK * voxel) - 1e-9), 1).astype(int)
-
-
-def _corners(lower: np.ndarray, upper: np.ndarray, voxel: float) -> Iterator[np.ndarray]:
-    for index in itertools.product(*map(range, _block_counts(lower, upper, voxel))):
-        yield lower + BLOCK * voxel * np.array(index)
-
-
-def _march_block(query: SdfQuery, corner: np.ndarray, voxel: float) -> Triangles:
+def _march_block(query: SdfQuery, lower: np.ndarray, voxel: float, block: np.ndarray) -> Triangles:
     from skimage.measure import marching_cubes
 
-    axes = [torch.from_numpy(start + voxel * np.arange(BLOCK + 1)).float() for start in corner]
+    indices = BLOCK * block[:, None] + np.arange(BLOCK + 1)  # neighbours see the very same points where they meet
+    axes = [torch.from_numpy(lower[axis] + voxel * indices[axis]).float() for axis in range(3)]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     values = query.distance(grid.view(-1, 3)).view(grid.shape[:3]).numpy()
     if not values.min() < 0 < values.max():
         return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
-    vertices, faces, _, _ = marching_cubes(values, 0.0, spacing=(voxel,) * 3, gradient_direction="ascent")
-    return vertices + corner, faces.astype(np.int64)
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent")
+    return lower + voxel * (BLOCK * block + vertices), faces.astype(np.int64)
 
 
 def _joined(vertices: np.ndarray, faces: np.ndarray, voxel: float) -> Triangles:
     """The same with vertices that two blocks have in common made one, and triangles left out that this closes up."""
-    _, first, inverse = np.unique(np.round(vertices / (1e-3 * voxel)), axis=0, return_index=True, return_inverse=True)
-    faces = inverse.reshape(-1)[faces]
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    if not len(vertices):
+        return vertices, faces
+    first, second = cKDTree(vertices).query_pairs(1e-3 * voxel, output_type="ndarray").T
+    links = coo_matrix((np.ones(len(first)), (first, second)), shape=(len(vertices),) * 2)
+    _, group = connected_components(links, directed=False)
+    _, representative = np.unique(group, return_index=True)
+    faces = group[faces]
     is_open = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
-    return _used(vertices[first], faces[is_open])
+    return _used(vertices[representative], faces[is_open])
 
 
 def _used(vertices: np.ndarray, faces: np.ndarray) -> Triangles:

@@ -87,11 +87,7 @@ class DepthDataManager(DataManager):
         return self.position >= len(self._sequence())
 
     def next_frame(self) -> DepthFrame | None:
-        """The frame that is due, or None where none is yet, the next ones are bad, or the stream has ended.
-
-        Raises:
-            SceneError: at the end, where no frame could be used.
-        """
+        """The frame that is due, or None where none is yet, it is bad, or the stream has ended."""
         sequence = self._sequence()
         if self._start is None:
             self._start = self._clock(), self.position  # a resumed stream plays on from where it was
@@ -101,26 +97,19 @@ class DepthDataManager(DataManager):
             index = first + int((self._clock() - start) * self.config.frame_rate)
             if index < self.position:
                 return None
-        if index >= len(sequence):
-            self.position = len(sequence)
-            return None
-        self.position = index + 1
-        frame = self._read(index)
+        self.position = min(index + 1, len(sequence))
+        frame = self._read(index) if index < len(sequence) else None
         if self.is_over:
-            self._finish()
+            self._log.report()
         return frame
 
     def all_frames(self) -> list[DepthFrame]:
-        """Frames from the whole sequence, evenly spread, bad ones left out.
-
-        Raises:
-            SceneError: none of them can be used.
-        """
+        """Frames from the whole sequence, evenly spread, bad ones left out."""
         count = len(self._sequence())
         step = -(-count // self.config.max_batch_frames)
         frames = [frame for index in range(0, count, step) if (frame := self._read(index)) is not None]
         self.position = count
-        self._finish()
+        self._log.report()
         return frames
 
     def get_train_rays_per_batch(self) -> int:
@@ -152,11 +141,6 @@ class DepthDataManager(DataManager):
             return None
         self._log.use(0.0)
         return frame
-
-    def _finish(self) -> None:
-        if not self._log.num_used and self._log.num_skipped:
-            raise SceneError(f"{self.config.data}: no frame could be used: {self._log.first_skipped[0]}")
-        self._log.report()
 
 
 def _open(config: DepthDataManagerConfig) -> DepthSequence:

@@ -1,6 +1,7 @@
 """The pipeline of eugen-isdf: frames from a datamanager, and a mapper that steps as nerfstudio's trainer does."""
 
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -50,6 +51,8 @@ class SdfPipelineConfig(VanillaPipelineConfig):
     """Rays, losses, keyframes and steps. The learning rate is the optimizer's, `--optimizers.fields`."""
     num_final_steps: int = 400
     """Steps after the last frame of a stream, on its keyframes; training ends then."""
+    num_batch_steps: int = 4000
+    """Steps where frames do not stream; training ends then."""
     seed: int = 0
     """Of the rays and samples."""
 
@@ -82,7 +85,7 @@ class SdfPipeline(Pipeline):
         self.model.to(device)
         self.mapper = SdfMapper(self.model.field, config.mapper, config.seed)
         self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
-        self._final_steps_left = config.num_final_steps
+        self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
 
     @property
     def source(self) -> FrameSource:
@@ -94,8 +97,15 @@ class SdfPipeline(Pipeline):
         raise NotImplementedError
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of a step, after the frames that were due have been taken."""
+        """The losses of a step, after the frames that were due have been taken.
+
+        Nothing can be trained on where no frame is usable: that ends the process with one line and exit code 2.
+        """
         self._take_due_frames()
+        if not len(self.mapper.keyframes):
+            path, count = self.datamanager.get_datapath(), self.mapper.num_skipped
+            print(f"error: {path}: none of its frames can be used, {count} were skipped", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2)
         is_replay = not self.source.is_stream or (self.source.is_over and self.mapper.wants_frame())
         losses = self.mapper.losses(num_recent=0) if is_replay else self.mapper.losses()
         counts = {
@@ -149,9 +159,9 @@ class SdfPipeline(Pipeline):
                 return  # nothing is due: the steps until then go into what there is
 
     def _after_step(self, trainer: Any, step: int) -> None:
-        if not self.source.is_stream or not self.mapper.wants_frame():
+        if not self.mapper.wants_frame():
             return
-        if self.source.is_over:
+        if self.source.is_over or not self.source.is_stream:
             self._final_steps_left -= 1
             trainer.stop_training = self._final_steps_left <= 0
         elif self.mapper.keyframes.last_is_keyframe:
