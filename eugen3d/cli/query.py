@@ -87,10 +87,7 @@ def _open_points(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UsageError(f"--points {path}: not found, expected an .npy file of points (n, 3)") from None
     except (OSError, ValueError, EOFError) as error:
-        reason = first_line(error)
-        raise UsageError(
-            f"--points {path}: cannot be read ({reason}), expected an .npy file of points (n, 3)"
-        ) from None
+        raise UsageError(f"--points {path}: is no .npy file of points (n, 3) ({first_line(error)})") from None
     if not isinstance(points, np.ndarray):
         raise UsageError(f"--points {path}: holds several arrays, expected an .npy file of points (n, 3)")
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
