@@ -74,7 +74,7 @@ def _march_block(query: SdfQuery, lower: np.ndarray, voxel: float, block: np.nda
     values = query.distance(grid.view(-1, 3)).view(grid.shape[:3]).numpy()
     if not values.min() < 0 < values.max():
         return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
     return lower + voxel * (BLOCK * block + vertices), faces.astype(np.int64)
 
 
