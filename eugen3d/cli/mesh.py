@@ -58,10 +58,10 @@ def march(
 
 def keep_near(triangles: Triangles, points: np.ndarray, distance: float) -> Triangles:
     """The triangles whose corners are all within a distance of some of the points (n, 3)."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     vertices, faces = triangles
-    is_near = np.isfinite(cKDTree(points).query(vertices, distance_upper_bound=distance)[0])
+    is_near = np.isfinite(KDTree(points).query(vertices, distance_upper_bound=distance)[0])
     return _used(vertices, faces[is_near[faces].all(axis=1)])
 
 
@@ -82,11 +82,11 @@ def _joined(vertices: np.ndarray, faces: np.ndarray, voxel: float) -> Triangles:
     """The same with vertices that two blocks have in common made one, and triangles left out that this closes up."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if not len(vertices):
         return vertices, faces
-    first, second = cKDTree(vertices).query_pairs(1e-3 * voxel, output_type="ndarray").T
+    first, second = KDTree(vertices).query_pairs(1e-3 * voxel, output_type="ndarray").T
     links = coo_matrix((np.ones(len(first)), (first, second)), shape=(len(vertices),) * 2)
     _, group = connected_components(links, directed=False)
     _, representative = np.unique(group, return_index=True)

@@ -51,6 +51,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     state = read_state(checkpoint)
     box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
     model = settings.setup(scene_box=box, num_train_data=1).to(target).eval()
+    assert isinstance(model, EUGenIsdfModel)
     progress = state.pop(PROGRESS, None)
     check_state(checkpoint, state, {f"_model.{key}": value for key, value in model.state_dict().items()})
     model.load_state_dict({key.removeprefix("_model."): value for key, value in state.items()})

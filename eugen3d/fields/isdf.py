@@ -116,8 +116,8 @@ class IsdfField(nn.Module):
         self.trunk = LayerStack(layers, skips)
         self.head = nn.Sequential(nn.Linear(width, 1))
         for chain in (*layers, self.head):
-            if isinstance(chain[0], nn.Linear):
-                _start_as_published(chain[0])
+            if isinstance(linear := chain[0], nn.Linear):
+                _start_as_published(linear)
         if config.merged:
             self.fold_()
 

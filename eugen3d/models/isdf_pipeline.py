@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.mapping import SdfMapper, SdfMapperConfig
+from eugen3d.models.isdf import EUGenIsdfModel
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
@@ -83,6 +84,7 @@ class SdfPipeline(Pipeline):
         box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]) * config.model.trace.far_plane)  # pyright: ignore
         self._model = config.model.setup(scene_box=box, num_train_data=1, device=device)
         self.model.to(device)
+        assert isinstance(self.model, EUGenIsdfModel)
         self.mapper = SdfMapper(self.model.field, config.mapper, config.seed)
         self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
         self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
