@@ -1,0 +1,117 @@
+"""Depth frames as they are due: every one in turn, at a frame rate, or all at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eugen3d.datasets import depth_datamanager
+from eugen3d.datasets.depth_checks import BadFrameError
+from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
+from eugen3d.datasets.depth_frame import DepthFrame
+
+BAD = {3, 4}
+
+
+class Frames:
+    """A recorded sequence of numbered frames, some of them bad."""
+
+    def __init__(self, names: range) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> DepthFrame:
+        name = self.names[index]
+        if name in BAD:
+            raise BadFrameError(f"{name}: is bad")
+        return DepthFrame(str(name), torch.ones(4, 4), torch.eye(3, 4), (2.0, 2.0, 2.0, 2.0))
+
+    def every(self, step: int) -> "Frames":
+        return Frames(self.names[::step])
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def ten_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth_datamanager, "open_depth_sequence", lambda path: Frames(range(10)))
+
+
+def manager(clock: Clock | None = None, **settings: Any) -> DepthDataManager:
+    return DepthDataManager(DepthDataManagerConfig(data=Path("frames"), **settings), clock=clock or Clock())
+
+
+def name(frame: DepthFrame | None) -> str | None:
+    return None if frame is None else frame.name
+
+
+def test_as_fast_as_asked_every_good_frame_comes(capsys: pytest.CaptureFixture) -> None:
+    source, names = manager(), []
+    while not source.is_over:
+        names.append(name(source.next_frame()))
+    assert names == ["0", "1", "2", None, None, "5", "6", "7", "8", "9"]
+    assert "skipped 2 of 10 frames: 3: is bad; 4: is bad" in capsys.readouterr().out
+    assert source.next_frame() is None
+
+
+def test_at_a_frame_rate_frames_come_when_they_are_due_and_late_ones_are_left_out() -> None:
+    clock = Clock()
+    source = manager(clock, frame_rate=2.0)
+    assert name(source.next_frame()) == "0"
+    assert source.next_frame() is None, "the next one is due in half a second"
+    clock.now += 0.5
+    assert name(source.next_frame()) == "1"
+    clock.now += 2.0
+    assert name(source.next_frame()) == "5"
+    assert source.position == 6 and not source.is_over
+    clock.now += 100.0
+    assert source.next_frame() is None and source.is_over
+
+
+def test_a_stream_goes_on_from_a_position() -> None:
+    clock = Clock()
+    source = manager(clock, frame_rate=1.0)
+    source.position = 6
+    assert name(source.next_frame()) == "6"
+    clock.now += 1.0
+    assert name(source.next_frame()) == "7"
+
+
+def test_a_step_leaves_frames_out() -> None:
+    source = manager(frame_step=3)
+    assert [name(source.next_frame()) for _ in range(4)] == ["0", None, "6", "9"]
+    assert source.is_over
+
+
+def test_all_at_once_are_spread_over_the_sequence() -> None:
+    assert [frame.name for frame in manager(stream=False).all_frames()] == list("01256789")
+    assert [frame.name for frame in manager(stream=False, max_batch_frames=4).all_frames()] == ["0", "6", "9"]
+
+
+def test_without_a_folder_the_process_ends_with_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as error:
+        DepthDataManager(DepthDataManagerConfig())
+    assert error.value.code == 2
+    assert capsys.readouterr().err == "error: --data: found none, expected a folder with depth frames\n"
+
+
+def test_inference_needs_no_frames() -> None:
+    source = DepthDataManager(DepthDataManagerConfig(data=Path("gone")), test_mode="inference")
+    with pytest.raises(ValueError, match="for inference has no frames"):
+        source.next_frame()
+
+
+@pytest.mark.parametrize("settings", [{"frame_rate": 0.0}, {"frame_step": 0}, {"max_batch_frames": 0}])
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="frame_"):
+        DepthDataManagerConfig(**settings)
