@@ -357,7 +357,7 @@ def trace_depth(scene: mi.Scene, sensor: mi.Sensor, pose: Array, resolution: int
     depth = np.zeros((resolution, resolution))
     for y, x in np.ndindex(resolution, resolution):
         position = mi.ScalarPoint2f((x + 0.5) / resolution, (y + 0.5) / resolution)
-        ray, _ = sensor.sample_ray(0.0, 0.5, position, mi.ScalarPoint2f(0.5, 0.5))
+        ray, _ = sensor.sample_ray(0.0, 0.5, position, mi.ScalarPoint2f(0.5, 0.5))  # pyright: ignore[reportArgumentType]
         hit = scene.ray_intersect_preliminary(ray)
         if hit.is_valid():
             depth[y, x] = np.linalg.norm(np.array(ray.o) + hit.t * np.array(ray.d) - pose[:3, 3])

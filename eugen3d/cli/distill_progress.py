@@ -1,10 +1,10 @@
 """What `eugen3d distill` has done so far, kept in a file beside its output folder."""
 
+import dataclasses
 import io
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class DistillProgress:
         """Keep a layer to which something was done."""
         self.done.append(task)
         if conditioning is not None:
-            self.conditioning[name] = asdict(conditioning)
+            self.conditioning[name] = dataclasses.asdict(conditioning)
         self.layers[name] = {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
         self._save()
 
@@ -99,18 +99,12 @@ class DistillProgress:
             return RefineState()
         saved = self._refine
         student.load_state_dict(saved["student"])
-        return RefineState(saved["step"], saved["optimizer"], saved["best_loss"], saved["best"], saved["stale"])
+        names = (field.name for field in dataclasses.fields(RefineState))
+        return RefineState(**{name: saved[name] for name in names})
 
     def save_refine(self, student: nn.Module, state: RefineState) -> None:
         """Keep where the refinement stands."""
-        self._refine = {
-            "step": state.step,
-            "optimizer": state.optimizer,
-            "best_loss": state.best_loss,
-            "best": state.best,
-            "stale": state.stale,
-            "student": student.state_dict(),
-        }
+        self._refine = {**vars(state), "student": student.state_dict()}
         self._save()
 
     def remove(self) -> None:

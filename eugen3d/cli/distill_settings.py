@@ -63,8 +63,9 @@ class DistillSettings:
     """Rays per such step."""
     refine_learning_rate: float = 4e-4
     """Learning rate of these, Muon's."""
-    refine_patience: int = 8
-    """The refinement ends early after so many checks, one every 50 steps, none of which was the best so far."""
+    refine_patience: int = 3
+    """After so many checks, one every 50 steps, none of which was the best so far, the refinement goes on from the best
+    with smaller steps; where it did so three times without a gain it ends."""
     refine_teacher: Path | None = None
     """A config.yml whose pictures are refined on, at any pixel of any pose, in the place of the photographs."""
     refine_novel_poses: float = 0.5

@@ -38,7 +38,7 @@ def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, pr
     teacher.train_dense_alone()
     manager = run.pipeline.datamanager
     assert isinstance(manager, VanillaDataManager)
-    pictures = teacher_pictures(settings, run) if settings.refine_teacher else None
+    pictures = teacher_pictures(settings, run, manager) if settings.refine_teacher else None
 
     def draw(number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
         if pictures is None:
@@ -98,7 +98,7 @@ def own_part(rays: RayBundle, batch: dict[str, Tensor]) -> tuple[RayBundle, dict
     return rays[part], {name: value[part] for name, value in batch.items()}
 
 
-def teacher_pictures(settings: DistillSettings, run: Run) -> TeacherPictures:
+def teacher_pictures(settings: DistillSettings, run: Run, manager: VanillaDataManager) -> TeacherPictures:
     """The pictures of the run that `--refine-teacher` names, from around the cameras of this one.
 
     Raises:
@@ -106,8 +106,10 @@ def teacher_pictures(settings: DistillSettings, run: Run) -> TeacherPictures:
     """
     assert settings.refine_teacher is not None
     other = load_run(settings.refine_teacher, str(run.pipeline.model.device), test_mode="test")
-    cameras, others = (each.pipeline.datamanager.train_dataset.cameras for each in (run, other))
-    poses, other_poses = cameras.camera_to_worlds, others.camera_to_worlds
+    dataset = other.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    cameras = manager.train_dataset.cameras
+    poses, other_poses = cameras.camera_to_worlds, dataset.cameras.camera_to_worlds
     if poses.shape != other_poses.shape or not torch.allclose(poses, other_poses, atol=1e-5):
         raise UsageError(
             f"--refine-teacher {settings.refine_teacher}: its training cameras are other ones than those of "

@@ -56,7 +56,7 @@ class Distiller(Generic[Data]):
         rows: where the networks are compared. A part is kept for the choice of ridges and the errors that are
             reported. Over several processes each has rows of its own, and all come to the same student.
         fit: how long layers are fitted.
-        loss: for what they are fitted, from the teacher and the rows that may be seen.
+        loss: for what they are fitted, from the teacher and rows.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Distiller(Generic[Data]):
         if task.action == "refit":
             refit_dense(self.teacher, self.student, task.layer, training, held_out)
         else:
-            fit_layer(self.student, task.layer, self._loss, self.fit, generator, task.sweep, on_step)
+            fit_layer(self.student, task.layer, self._losses, self.fit, generator, task.sweep, on_step)
         return None
 
     def reports(self) -> list[LayerReport]:
@@ -120,5 +120,7 @@ class Distiller(Generic[Data]):
         return [report_layer(self.teacher, self.student, name, batches) for name in self.layers]
 
     @cached_property
-    def _loss(self) -> Loss:
-        return self._make_loss(self.teacher, self.training_rows)
+    def _losses(self) -> tuple[Loss, Loss]:
+        """At the rows that may be seen, and at those that are held out."""
+        training, held_out = (self._make_loss(self.teacher, rows) for rows in (self.training_rows, self.held_out_rows))
+        return training, held_out

@@ -93,7 +93,7 @@ class OutputLoss:
         return self.error(network(self.batches[number]), self.targets[number])
 
     @torch.no_grad()
-    def mean(self, network: Network) -> float:
+    def of(self, network: Network) -> float:
         """The mean over all batches."""
         return float(torch.stack([self.at(network, number) for number in range(len(self.batches))]).mean())
 

@@ -9,6 +9,7 @@ c is the colour, α = 1 − exp(−density · δ) the opacity over the mean inte
 row's colour shows in the picture (`eugen3d.distill.rays`). Only the rows are needed: no ray is rendered.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from eugen3d.training import Muon, has_bfloat16
 from eugen3d.training.distributed import all_reduce_sum, average_gradients, broadcast_module, world_size
 
 SWEEP_DECAY = 0.7  # of the learning rate, from one sweep to the next
+RATE_SHARES = (1.0, 0.1)
+"""Shares of the learning rate that are tried until a layer is better: a good closed form is lost by large steps."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Loss(Protocol):
 
     def __call__(self, network: Network, generator: torch.Generator, num_rows: int, /) -> Tensor:
         """The loss at so many rows, with a graph; over several processes its mean over them is the loss."""
+        ...
+
+    def of(self, network: Network, /) -> float:
+        """The loss at all rows of all processes."""
         ...
 
 
@@ -89,9 +96,10 @@ class FieldLoss:
 
     @torch.no_grad()
     def of(self, network: Network) -> float:
-        """The loss at all rows."""
+        """The loss at all rows of all processes."""
         parts = torch.arange(len(self.rows), device=self.rgb.device).split(CHUNK_ROWS)
-        return sum(float(self.at(network, part)) * len(part) for part in parts) / len(self.rows)
+        total = torch.stack([self.at(network, part).double() * len(part) for part in parts]).sum() / len(self.rows)
+        return float(all_reduce_sum(total)) / world_size()
 
     def _opacity_and_rgb(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         density, rgb = network(batch)[:2]
@@ -101,23 +109,36 @@ class FieldLoss:
 def fit_layer(
     network: Network,
     name: str,
-    loss_of: Loss,
+    losses: tuple[Loss, Loss],
     config: FitConfig,
     generator: torch.Generator,
     sweep: int = 0,
     on_step: Callable[[], None] = lambda: None,
-) -> None:
-    """Fit the parameters of one layer of a network, in place.
+) -> bool:
+    """Fit the parameters of one layer of a network, in place; it stays as it is where that brings nothing.
 
     Several processes share the rows of a step and the mean of their gradients.
 
     Args:
         name: the layer's site.
+        losses: what falls, and what has to be less afterwards, at rows that are held out.
         sweep: how many times the layers were gone through before.
-        on_step: called after every step.
+        on_step: called after every step at the full learning rate.
+
+    Returns:
+        Whether the layer was changed.
     """
+    loss_of, held_out = losses
     learning_rate = config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0)
-    _descend(network, network.layer(name), loss_of, config, learning_rate, generator, on_step)
+    layer = network.layer(name)
+    before, start = held_out.of(network), copy.deepcopy(layer.state_dict())
+    for share in RATE_SHARES:
+        _descend(network, layer, loss_of, config, share * learning_rate, generator, on_step)
+        if held_out.of(network) < before:
+            return True
+        layer.load_state_dict(start)
+        on_step = _ignore
+    return False
 
 
 def fit_network(
@@ -129,6 +150,10 @@ def fit_network(
 ) -> None:
     """Fit all parameters of a network at once, in place, by `config.steps` steps; sweeps are of no matter."""
     _descend(network, network.module, loss_of, config, config.learning_rate, generator, on_step)
+
+
+def _ignore() -> None:
+    pass
 
 
 def _descend(

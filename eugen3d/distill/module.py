@@ -98,12 +98,12 @@ def distill(
         start = time.perf_counter()
         distiller.run(task, generator)
         seconds["fit" if task.action == "fit" else "solve"] += time.perf_counter() - start
-    unrefined_error = held_out_loss.mean(distiller.student)
+    unrefined_error = held_out_loss.of(distiller.student)
     if config.refine.steps:
         start = time.perf_counter()
         _refine(distiller.student, loss, held_out_loss, config)
         seconds["refine"] = time.perf_counter() - start
-    report = DistillReport(distiller.reports(), unrefined_error, held_out_loss.mean(distiller.student), seconds)
+    report = DistillReport(distiller.reports(), unrefined_error, held_out_loss.of(distiller.student), seconds)
     return distiller.student.module.train(model.training), report
 
 
@@ -139,6 +139,6 @@ def _refine(student: Network, loss: OutputLoss, held_out_loss: OutputLoss, confi
     def train_loss(step: int) -> Tensor:
         return loss(student, torch.Generator().manual_seed(hash((config.seed, step)) % (1 << 63)), 0)
 
-    refine(module, train_loss, lambda: held_out_loss.mean(student), config.refine)
+    refine(module, train_loss, lambda: held_out_loss.of(student), config.refine)
     for parameter, flag in flags.items():
         parameter.requires_grad_(flag)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from eugen3d.training import Muon
 from eugen3d.training.distributed import average_gradients
 
+RATE_DROP = 0.3
+"""Share of the learning rate that is left where a larger one led nowhere."""
+
 
 @dataclass(frozen=True)
 class RefineConfig:
@@ -24,8 +27,10 @@ class RefineConfig:
     """Steps over which the learning rate grows from zero."""
     check_every: int = 50
     """Steps between measurements of the validation loss, on which the best state is chosen."""
-    patience: int = 8
-    """So many measurements in a row without a better one, and the polish ends."""
+    patience: int = 3
+    """So many measurements in a row without a better one, and it goes on from the best state in smaller steps."""
+    max_drops: int = 3
+    """How often it does so without a gain in between, before it ends."""
 
 
 @dataclass
@@ -37,7 +42,11 @@ class RefineState:
     best_loss: float = math.inf
     best: dict[str, Tensor] = field(default_factory=dict)
     stale: int = 0
-    """Measurements since the best one."""
+    """Measurements since the best one, or since the steps were made smaller."""
+    drops: int = 0
+    """How often they were made smaller since the best one."""
+    rate: float = 1.0
+    """What the learning rate is multiplied by."""
 
 
 def refine(
@@ -48,8 +57,9 @@ def refine(
     state: RefineState | None = None,
     on_step: Callable[[RefineState], None] = lambda state: None,
 ) -> RefineState:
-    """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included,
-    and before its steps are done where it no longer gains.
+    """Minimise a loss over the student's parameters, in place; it ends with the best state seen, the start included.
+
+    Steps that lead nowhere are taken back and tried again smaller; where that helps no more it ends early.
 
     Several processes take the mean of their gradients, and so go the same way.
 
@@ -70,9 +80,9 @@ def refine(
         optimizer.load_state_dict(state.optimizer)
     if not state.best:
         _check(student, validation_loss, state)
-    while state.step < config.steps and state.stale < config.patience:
+    while state.step < config.steps and state.drops <= config.max_drops:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(state.step, config)
+            group["lr"] = config.learning_rate * state.rate * _rate(state.step, config)
         loss = train_loss(state.step)
         if not loss.isfinite():
             raise ValueError(f"the loss of step {state.step} is {loss.item()}, expected a finite one")
@@ -83,6 +93,10 @@ def refine(
         state.step += 1
         if state.step % config.check_every == 0 or state.step == config.steps:
             _check(student, validation_loss, state)
+            if state.stale >= config.patience:
+                optimizer = Muon(parameters, lr=config.learning_rate)
+                student.load_state_dict(state.best)
+                state.stale, state.drops, state.rate = 0, state.drops + 1, state.rate * RATE_DROP
         state.optimizer = optimizer.state_dict()
         on_step(state)
     student.load_state_dict(state.best)
@@ -98,4 +112,4 @@ def _check(student: nn.Module, validation_loss: Callable[[], float], state: Refi
     loss = validation_loss()
     state.stale += 1
     if loss < state.best_loss:
-        state.best_loss, state.best, state.stale = loss, copy.deepcopy(student.state_dict()), 0
+        state.best_loss, state.best, state.stale, state.drops = loss, copy.deepcopy(student.state_dict()), 0, 0

@@ -25,7 +25,9 @@ def dense(make_run: Make) -> Path:
 
 def pictures_of(config: Path, novel_fraction: float) -> TeacherPictures:
     run = load_run(config, "cpu", test_mode="test")
-    return TeacherPictures(teacher_of(run), run.pipeline.datamanager.train_dataset.cameras, novel_fraction, seed=3)
+    dataset = run.pipeline.datamanager.train_dataset
+    assert dataset is not None
+    return TeacherPictures(teacher_of(run), dataset.cameras, novel_fraction, seed=3)
 
 
 def distances_to_cameras(pictures: TeacherPictures, origins: Tensor) -> Tensor:

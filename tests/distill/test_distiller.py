@@ -90,12 +90,43 @@ def test_a_fit_moves_one_layer_alone(teacher: Network, rows: Rows) -> None:
     before, original = state_of(student), state_of(teacher)
     steps: list[int] = []
     loss = FieldLoss(teacher, rows)
-    fit_layer(student, "trunk.2", loss, FitConfig(3), torch.Generator(), on_step=lambda: steps.append(1))
+    fit_layer(student, "trunk.2", (loss, loss), FitConfig(3), torch.Generator(), on_step=lambda: steps.append(1))
     moved = {name for name, value in state_of(student).items() if not torch.equal(value, before[name])}
     assert moved == {"trunk.2.0.weight", "trunk.2.0.bias"} and len(steps) == 3
     assert all(torch.equal(value, original[name]) for name, value in state_of(teacher).items())
     others = [p for name, p in student.module.named_parameters() if name not in moved]
     assert all(p.grad is None for p in (*others, *teacher.module.parameters()))
+
+
+class Said:
+    """A loss at held-out rows that is what it is told."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def __call__(self, network: Network, generator: torch.Generator, num_rows: int) -> Tensor:
+        raise AssertionError("it is not what falls")
+
+    def of(self, network: Network) -> float:
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize(("said", "share"), [([2.0, 1.0], 1.0), ([2.0, 3.0, 1.0], 0.1), ([2.0, 2.0, 3.0], 0.0)])
+def test_a_layer_that_got_no_better_is_fitted_with_smaller_steps_or_stays(
+    teacher: Network, rows: Rows, said: list[float], share: float
+) -> None:
+    student = run(distiller(teacher, rows))
+    readout, steps = student.layer("trunk.1").get_parameter("readout.weight"), list[int]()
+    before, whole = readout.clone(), student.copy()
+    fit = FitConfig(1)
+    fit_layer(whole, "trunk.1", (FieldLoss(teacher, rows), Said([2.0, 1.0])), fit, torch.Generator())
+    expected = share * (whole.layer("trunk.1").get_parameter("readout.weight") - before).norm()
+    held_out = Said(said)
+    losses = FieldLoss(teacher, rows), held_out
+    changed = fit_layer(student, "trunk.1", losses, fit, torch.Generator(), on_step=lambda: steps.append(1))
+    assert changed == (share > 0) and not held_out.values and len(steps) == 1
+    assert float((readout - before).norm()) == pytest.approx(float(expected), rel=0.2)  # at other rows
+    assert float(expected) > 0 or share == 0
 
 
 def test_later_sweeps_take_smaller_steps(teacher: Network, rows: Rows) -> None:
@@ -104,7 +135,8 @@ def test_later_sweeps_take_smaller_steps(teacher: Network, rows: Rows) -> None:
         student = run(distiller(teacher, rows))
         readout = student.layer("trunk.1").get_parameter("readout.weight")
         before = readout.clone()
-        fit_layer(student, "trunk.1", FieldLoss(teacher, rows), FitConfig(1), torch.Generator(), sweep)
+        losses = FieldLoss(teacher, rows), Said([2.0, 1.0])
+        assert fit_layer(student, "trunk.1", losses, FitConfig(1), torch.Generator(), sweep)
         distances.append(float((readout - before).norm().detach()))
     assert distances[1] == pytest.approx(0.7 * distances[0], rel=1e-3)
     assert distances[2] == pytest.approx(0.7 * distances[1], rel=1e-3)

@@ -73,14 +73,24 @@ def test_a_polish_that_only_harms_leaves_the_start() -> None:
     assert torch.equal(student.weight, before["weight"])
 
 
-def test_it_ends_where_it_no_longer_gains() -> None:
-    """Two measurements in a row without a better one."""
+def test_steps_that_lead_nowhere_are_taken_back_and_made_smaller_until_it_ends() -> None:
+    """Two measurements in a row without a better one are enough."""
     student = nn.Linear(3, 2)
     train_loss, _ = make_losses(student)
-    values = iter([5.0, 6.0, 4.0, 4.0, 4.5, 1.0])
-    config = RefineConfig(steps=50, check_every=5, patience=2)
-    state = refine(student, train_loss, lambda: next(values), config)
-    assert (state.step, state.best_loss, state.stale) == (20, 4.0, 2) and next(values) == 1.0
+    values = iter([5.0, 6.0, 7.0, 4.0, 4.0, 4.5, 4.1, 4.2, 1.0])
+    seen: list[tuple[float, int, Tensor]] = []
+    config = RefineConfig(steps=90, learning_rate=0.1, check_every=5, patience=2, max_drops=1)
+    state = refine(
+        *(student, train_loss, lambda: next(values), config),
+        on_step=lambda state: seen.append((state.rate, state.drops, student.weight.detach().clone())),
+    )
+    assert (state.step, state.best_loss, state.drops) == (35, 4.0, 2) and next(values) == 1.0
+    rates = [rate for rate, _, _ in seen]
+    assert rates[:9] == [1.0] * 9 and rates[9:24] == [0.3] * 15 and rates[24:34] == [pytest.approx(0.09)] * 10
+    assert [drops for _, drops, _ in seen][14] == 0, "a gain in between starts the count anew"
+    best = state.best["weight"]
+    assert torch.equal(seen[24][2], best) and torch.equal(student.weight, best), "it went on from the best"
+    assert not torch.equal(seen[23][2], best)
 
 
 def test_the_last_step_is_checked() -> None:

@@ -162,7 +162,8 @@ def _dense_kind(config: Any) -> str:
     width = getattr(config.pipeline.model, "layer_width", None)
     if width is None:
         return "linear"
-    return "narrow" if width < known_methods()[config.method_name].pipeline.model.layer_width else "linear"
+    method: Any = known_methods()[config.method_name].pipeline.model
+    return "narrow" if width < method.layer_width else "linear"
 
 
 def _same(values: Iterable[int | None]) -> int | None:
