@@ -55,7 +55,8 @@ train dense-scratch --pipeline.model.layer.kind linear
 # The plain network that costs what eugen-scratch costs once folded.
 train narrow-scratch --pipeline.model.layer.kind linear --pipeline.model.layer-width 80
 
-# What to replace, by what and how large, for a quarter of the teacher's operations; then the same size everywhere.
+# What to replace, by what and how large, for a quarter of the teacher's operations: in closed form, with the
+# same size everywhere beside it; then with gradient steps layer by layer, and end to end.
 if [[ ! -e $out/plan ]]; then
     echo "plan: measuring"
     eugen3d plan --load-config $teacher --output-dir $out/plan --device "$device" --max-flops 0.25x --front-shares 0.25 \
@@ -63,10 +64,11 @@ if [[ ! -e $out/plan ]]; then
 fi
 distil planned $teacher --plan $out/plan/plan.json --sampling.num-rays 6144
 distil uniform $teacher --num-features 64 --layers 1 2 3 4 5 6 7 --sampling.num-rays 6144
-distil refined $out/planned/config.yml --layers none --refine-steps 300
+distil layerwise $teacher --plan $out/plan/plan.json --sampling.num-rays 6144 --fit-steps 100
+distil refined $out/layerwise/config.yml --layers none --refine-steps 300
 
 small=eugen-nerf-small/run/config.yml
 eugen3d score --device "$device" --num-images 4 --downscale-factor 2 --output $out/score.json --report $out/report.html \
-    --names teacher eugen-scratch dense-scratch narrow-scratch planned uniform refined \
+    --names teacher eugen-scratch dense-scratch narrow-scratch uniform planned layerwise refined \
     --load-config $teacher $out/eugen-scratch/$small $out/dense-scratch/$small $out/narrow-scratch/$small \
-    $out/planned/config.yml $out/uniform/config.yml $out/refined/config.yml
+    $out/{uniform,planned,layerwise,refined}/config.yml

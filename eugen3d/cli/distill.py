@@ -114,7 +114,9 @@ class Distill(DistillSettings):
         start = time.perf_counter()
         rows = sample_rows(_manager(run), teacher, self.sampling, needed_rows(networks, layers), self.seed)
         progress.seconds["sample"] += time.perf_counter() - start
-        fit = FitConfig(self.fit_steps, self.fit_sweeps, learning_rate=self.fit_learning_rate)
+        fit = FitConfig(self.fit_steps, self.fit_sweeps, self.fit_target)
+        if self.fit_learning_rate is not None:
+            fit = replace(fit, learning_rate=self.fit_learning_rate)
         distillers = {
             part: Distiller(networks[part], students[part], layers[part], rows[part], fit, FieldLoss)
             for part in networks

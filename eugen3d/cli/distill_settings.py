@@ -9,7 +9,7 @@ from eugen3d.cli.errors import UsageError
 from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run
 from eugen3d.cli.teacher_rows import SamplingConfig
-from eugen3d.distill import LayerwiseConfig, Start
+from eugen3d.distill import FitTarget, LayerwiseConfig, Start
 from eugen3d.layers import EUGenConfig, KindConfig, LowRankConfig, SNNKConfig
 from eugen3d.layers.features import Phi
 from eugen3d.training.distributed import world_size
@@ -51,18 +51,22 @@ class DistillSettings:
     use_norm: bool = False
     """Project the input's norm too."""
     fit_steps: int = 0
-    """Gradient steps on every layer alone, for the field's opacity and colour at the rows; 0 for the closed form. On a
-    narrow network all of them at once."""
+    """Gradient steps on every layer alone, at the rows; 0 for the closed form. On a narrow network all of them at
+    once."""
     fit_sweeps: int = 2
     """Further rounds of as many steps over all layers, replaced or dense, one at a time."""
-    fit_learning_rate: float = 3e-3
-    """Learning rate of these, Muon's."""
+    fit_target: FitTarget = "output"
+    """What such a step brings near the teacher's: the field's opacity and colour, or the layer's own outputs by Huber's
+    loss, as in the paper."""
+    fit_learning_rate: float | None = None
+    """About the share by which a layer's outputs change in such a step, by default 1e-3; of a narrow network Muon's
+    learning rate, 3e-3."""
     refine_steps: int = 0
     """Gradient steps end to end on the photographs' rays, over the folded student."""
     refine_num_rays: int = 512
     """Rays per such step."""
     refine_learning_rate: float = 4e-4
-    """Learning rate of these, Muon's."""
+    """About the share by which a layer's outputs change in such a step."""
     refine_patience: int = 3
     """After so many checks, one every 50 steps, none of which was the best so far, the refinement goes on from the best
     with smaller steps; where it did so three times without a gain it ends."""
@@ -102,6 +106,10 @@ class DistillSettings:
             raise UsageError("--layers none: found no --refine-steps, expected some: there is nothing to do")
         if self.kind == "narrow" and not self.fit_steps and self.layers != ("none",):
             raise UsageError("--kind narrow: found no --fit-steps, expected some: it has no closed form")
+        if self.kind == "narrow" and self.fit_target == "layer":
+            raise UsageError(
+                "--fit-target layer: found beside --kind narrow, whose layers stand for none of the teacher's"
+            )
         self.layerwise(SHARE_OF_WIDTH)
 
     def layerwise(self, width: int) -> LayerwiseConfig:

@@ -15,6 +15,8 @@ from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.distill import FieldLoss, FitConfig, Network, Rows, fit_network
 from eugen3d.models.nerf import EUGenNerfModelConfig
 
+LEARNING_RATE = 3e-3
+
 
 def narrow_config(settings: DistillSettings, run: Run) -> EUGenNerfModelConfig:
     """The teacher's configuration with thinner layers, all dense.
@@ -39,7 +41,10 @@ def train_narrow(
     progress: DistillProgress,
 ) -> None:
     """Train freshly drawn networks at a teacher's rows, all layers at once, in place; what is done is kept."""
-    config = FitConfig(settings.fit_steps, learning_rate=settings.fit_learning_rate)
+    config = FitConfig(
+        settings.fit_steps,
+        learning_rate=LEARNING_RATE if settings.fit_learning_rate is None else settings.fit_learning_rate,
+    )
     with progress_bar(Console(), transient=False) as bar:
         shown = bar.add_task("training", total=len(students) * settings.fit_steps)
         for part, student in students.items():

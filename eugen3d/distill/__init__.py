@@ -2,8 +2,9 @@
 
 from eugen3d.distill.distiller import Distiller, LayerTask
 from eugen3d.distill.examples import Examples, OutputLoss
-from eugen3d.distill.fit import FieldLoss, FitConfig, Loss, fit_layer, fit_network
+from eugen3d.distill.fit import FieldLoss, FitConfig, FitTarget, Loss, fit_layer, fit_network
 from eugen3d.distill.folded_cost import FoldedCost, FoldedWidths, layer_options
+from eugen3d.distill.layer_loss import LayerLoss
 from eugen3d.distill.layerwise import (
     LayerReport,
     LayerwiseConfig,
@@ -35,8 +36,10 @@ __all__ = [
     "Examples",
     "FieldLoss",
     "FitConfig",
+    "FitTarget",
     "FoldedCost",
     "FoldedWidths",
+    "LayerLoss",
     "LayerProblem",
     "LayerReport",
     "LayerTask",

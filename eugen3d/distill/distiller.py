@@ -8,8 +8,10 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 import torch
 
 from eugen3d.distill.fit import FitConfig, Loss, fit_layer
+from eugen3d.distill.layer_loss import LayerLoss
 from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig, refit_dense, replace_layer, report_layer
 from eugen3d.distill.network import Batch, Network
+from eugen3d.distill.problem import LayerProblem
 from eugen3d.distill.solve import Conditioning
 from eugen3d.training.distributed import all_reduce_sum
 
@@ -111,7 +113,8 @@ class Distiller(Generic[Data]):
         if task.action == "refit":
             refit_dense(self.teacher, self.student, task.layer, training, held_out)
         else:
-            fit_layer(self.student, task.layer, self._losses, self.fit, generator, task.sweep, on_step)
+            losses = self.losses if self.fit.target == "output" else self._layer_losses(task.layer)
+            fit_layer(self.student, task.layer, losses, self.fit, generator, task.sweep, on_step)
         return None
 
     def reports(self) -> list[LayerReport]:
@@ -120,7 +123,15 @@ class Distiller(Generic[Data]):
         return [report_layer(self.teacher, self.student, name, batches) for name in self.layers]
 
     @cached_property
-    def _losses(self) -> tuple[Loss, Loss]:
-        """At the rows that may be seen, and at those that are held out."""
+    def losses(self) -> tuple[Loss, Loss]:
+        """The loss at the rows that may be seen, and at those that are held out."""
         training, held_out = (self._make_loss(self.teacher, rows) for rows in (self.training_rows, self.held_out_rows))
+        return training, held_out
+
+    def _layer_losses(self, name: str) -> tuple[Loss, Loss]:
+        """The same for the outputs of one layer, at what it sees now."""
+        training, held_out = (
+            LayerLoss(LayerProblem(self.teacher, self.student, name, rows.batches()))
+            for rows in (self.training_rows, self.held_out_rows)
+        )
         return training, held_out

@@ -13,16 +13,18 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from eugen3d.distill.network import Batch, Network
 from eugen3d.distill.rays import CHUNK_ROWS, Rows
+from eugen3d.distill.whitening import WhitenedMuon
 from eugen3d.training import Muon, has_bfloat16
 from eugen3d.training.distributed import all_reduce_sum, average_gradients, broadcast_module, world_size
 
+FitTarget = Literal["output", "layer"]
 SWEEP_DECAY = 0.7  # of the learning rate, from one sweep to the next
 RATE_SHARES = (1.0, 0.1)
 """Shares of the learning rate that are tried until a layer is better: a good closed form is lost by large steps."""
@@ -36,10 +38,13 @@ class FitConfig:
     """Gradient steps on a layer right after its closed form; 0 for none."""
     sweeps: int = 2
     """Further rounds of such steps, when every layer has its closed form: layer by layer through the whole field."""
+    target: FitTarget = "output"
+    """What the steps on a layer bring near the teacher's: what the whole network gives, or the layer alone, by Huber's
+    loss, which takes less time and knows nothing of what the layers after it make of an error."""
     batch_rows: int = 2048
     """Rows per step."""
-    learning_rate: float = 3e-3
-    """Muon's, decayed to zero along a cosine for every layer anew."""
+    learning_rate: float = 1e-3
+    """About the share by which a layer's outputs change in a step. For every layer anew it decays along a cosine."""
 
 
 class Loss(Protocol):
@@ -131,9 +136,12 @@ def fit_layer(
     loss_of, held_out = losses
     learning_rate = config.learning_rate * SWEEP_DECAY ** max(sweep - 1, 0)
     layer = network.layer(name)
-    before, start = held_out.of(network), copy.deepcopy(layer.state_dict())
+    start, optimizer = copy.deepcopy(layer.state_dict()), WhitenedMuon(layer)
+    with optimizer.measuring():
+        before = held_out.of(network)
     for share in RATE_SHARES:
-        _descend(network, layer, loss_of, config, share * learning_rate, generator, on_step)
+        optimizer.forget()
+        _descend(network, layer, optimizer, loss_of, config, share * learning_rate, generator, on_step)
         if held_out.of(network) < before:
             return True
         layer.load_state_dict(start)
@@ -149,7 +157,9 @@ def fit_network(
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Fit all parameters of a network at once, in place, by `config.steps` steps; sweeps are of no matter."""
-    _descend(network, network.module, loss_of, config, config.learning_rate, generator, on_step)
+    module = network.module
+    optimizer = Muon([p for p in module.parameters() if p.requires_grad])
+    _descend(network, module, optimizer, loss_of, config, config.learning_rate, generator, on_step)
 
 
 def _ignore() -> None:
@@ -159,6 +169,7 @@ def _ignore() -> None:
 def _descend(
     network: Network,
     moving: nn.Module,
+    optimizer: Muon,
     loss_of: Loss,
     config: FitConfig,
     learning_rate: float,
@@ -166,18 +177,16 @@ def _descend(
     on_step: Callable[[], None],
 ) -> None:
     """Gradient steps on the parameters of a module inside a network."""
-    parameters = [p for p in moving.parameters() if p.requires_grad]
-    optimizer = Muon(parameters, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    parameters = optimizer.param_groups[0]["params"]
     device = parameters[0].device
     in_bfloat16, num_rows = has_bfloat16(device), math.ceil(config.batch_rows / world_size())
-    for _ in range(config.steps):
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         with torch.enable_grad(), torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
             loss = loss_of(network, generator, num_rows)
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
         average_gradients(parameters)
         optimizer.step()
-        schedule.step()
         on_step()
     broadcast_module(moving)

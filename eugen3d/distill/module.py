@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eugen3d.distill.distiller import Distiller
 from eugen3d.distill.examples import Examples, OutputError, OutputLoss, run_module
-from eugen3d.distill.fit import FitConfig
+from eugen3d.distill.fit import FitConfig, Loss
 from eugen3d.distill.layerwise import LayerReport, LayerwiseConfig
 from eugen3d.distill.network import Network
 from eugen3d.distill.refine import RefineConfig, refine
@@ -85,13 +85,16 @@ def distill(
     """
     config = config or DistillConfig()
     examples = Examples(batches() if callable(batches) else batches, config.held_out)
-    training, held_out = examples.split()
+    training, _ = examples.split()
     detach_weight_norm(model)
     dense = remove_weight_norm(copy.deepcopy(model)).eval()
     teacher = Network.trace(dense, training.batches()[0], run_module, config.patterns)
     layers = dict.fromkeys(_chosen(teacher, config), config.layerwise)
-    loss, held_out_loss = (OutputLoss(teacher, part, config.error) for part in (training, held_out))
-    distiller = Distiller(teacher, teacher.copy(), layers, examples, config.fit, lambda *_: loss)
+    distiller = Distiller(
+        *(teacher, teacher.copy(), layers, examples, config.fit),
+        loss=lambda network, part: OutputLoss(network, part, config.error),
+    )
+    loss, held_out_loss = distiller.losses
     seconds: dict[str, float] = {"solve": 0.0, "fit": 0.0, "refine": 0.0}
     generator = torch.Generator().manual_seed(config.seed)
     for task in distiller.tasks:
@@ -128,7 +131,7 @@ def _chosen(teacher: Network, config: DistillConfig) -> list[str]:
     return names
 
 
-def _refine(student: Network, loss: OutputLoss, held_out_loss: OutputLoss, config: DistillConfig) -> None:
+def _refine(student: Network, loss: Loss, held_out_loss: Loss, config: DistillConfig) -> None:
     """Polish the student's dense and new layers together; all else stays as it is."""
     module = student.module
     flags = {parameter: parameter.requires_grad for parameter in module.parameters()}

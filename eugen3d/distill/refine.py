@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from eugen3d.training import Muon
+from eugen3d.distill.whitening import WhitenedMuon
 from eugen3d.training.distributed import average_gradients
 
 RATE_DROP = 0.3
@@ -22,7 +22,7 @@ class RefineConfig:
     steps: int = 0
     """Gradient steps; 0 for none."""
     learning_rate: float = 4e-4
-    """Muon's, after a short warm-up, decayed to a hundredth along a cosine."""
+    """About the share by which a layer's outputs change in a step; warmed up, then decayed to a hundredth."""
     warmup_steps: int = 20
     """Steps over which the learning rate grows from zero."""
     check_every: int = 50
@@ -75,11 +75,11 @@ def refine(
     """
     state = state or RefineState()
     parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = Muon(parameters, lr=config.learning_rate)
+    optimizer = WhitenedMuon(student, lr=config.learning_rate)
     if state.optimizer is not None:
         optimizer.load_state_dict(state.optimizer)
     if not state.best:
-        _check(student, validation_loss, state)
+        _check(student, validation_loss, optimizer, state)
     while state.step < config.steps and state.drops <= config.max_drops:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * state.rate * _rate(state.step, config)
@@ -92,9 +92,9 @@ def refine(
         optimizer.step()
         state.step += 1
         if state.step % config.check_every == 0 or state.step == config.steps:
-            _check(student, validation_loss, state)
+            _check(student, validation_loss, optimizer, state)
             if state.stale >= config.patience:
-                optimizer = Muon(parameters, lr=config.learning_rate)
+                optimizer.forget()
                 student.load_state_dict(state.best)
                 state.stale, state.drops, state.rate = 0, state.drops + 1, state.rate * RATE_DROP
         state.optimizer = optimizer.state_dict()
@@ -108,8 +108,12 @@ def _rate(step: int, config: RefineConfig) -> float:
     return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def _check(student: nn.Module, validation_loss: Callable[[], float], state: RefineState) -> None:
-    loss = validation_loss()
+def _check(
+    student: nn.Module, validation_loss: Callable[[], float], optimizer: WhitenedMuon, state: RefineState
+) -> None:
+    """Take the validation loss, and the coordinates of the steps that follow."""
+    with optimizer.measuring():
+        loss = validation_loss()
     state.stale += 1
     if loss < state.best_loss:
         state.best_loss, state.best, state.stale, state.drops = loss, copy.deepcopy(student.state_dict()), 0, 0

@@ -97,12 +97,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = mean.view_as(parameter).clone()
 
 
-@torch.no_grad()
 def broadcast_module(module: nn.Module) -> None:
     """Give every process the first one's parameters and buffers."""
+    broadcast_tensors(module.state_dict().values())
+
+
+@torch.no_grad()
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values of some tensors, in place."""
     if world_size() == 1:
         return
-    for tensor in module.state_dict().values():
+    for tensor in tensors:
         value = _moved(tensor).contiguous()
         with _collective():
             dist.broadcast(value, 0)

@@ -221,6 +221,10 @@ def test_an_existing_folder_is_refused(teacher: Path, tmp_path: Path, capsys: py
         (("--coarse-layers", "trunk.7"), "--coarse-layers: 'trunk.7' matches none of the teacher's dense layers"),
         (("--kind", "low-rank", "--num-features", "0"), "--num-features is 0, expected at least 1"),
         (("--kind", "narrow"), "--kind narrow: found no --fit-steps, expected some"),
+        (
+            ("--kind", "narrow", "--fit-steps", "1", "--fit-target", "layer"),
+            "--fit-target layer: found beside --kind narrow",
+        ),
         (("--fit-steps", "-1"), "--fit-steps: is -1, expected 0 or more"),
         (("--fit-sweeps", "-1"), "--fit-sweeps: is -1, expected 0 or more"),
         (("--refine-steps", "-3"), "--refine-steps: is -3, expected 0 or more"),

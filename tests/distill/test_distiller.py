@@ -22,7 +22,7 @@ def distiller(
 ) -> Distiller:
     config = LayerwiseConfig(EUGenConfig(**{"num_features": 8, "use_norm": False} | layer))
     layers = {f"trunk.{index}": config for index in indices}
-    return Distiller(teacher, teacher.copy(), layers, rows, FitConfig(steps, sweeps, 256), FieldLoss)
+    return Distiller(teacher, teacher.copy(), layers, rows, FitConfig(steps, sweeps, batch_rows=256), FieldLoss)
 
 
 def run(distiller: Distiller, seed: int = 0) -> Network:

@@ -34,7 +34,7 @@ def test_the_loss_falls() -> None:
     student = nn.Linear(3, 2)
     train_loss, validation_loss = make_losses(student)
     before, steps = validation_loss(), []
-    config = RefineConfig(steps=60, learning_rate=0.5, check_every=10, warmup_steps=5)
+    config = RefineConfig(steps=60, learning_rate=2.0, check_every=10, warmup_steps=5)
     state = refine(student, train_loss, validation_loss, config, on_step=lambda state: steps.append(state.step))
     assert steps == list(range(1, 61)) and state.step == 60
     assert validation_loss() == pytest.approx(state.best_loss)

@@ -60,8 +60,12 @@ class Experiment:
         conditions = Conditions(output_dir, self.device, self.threads)
         check_score_flags(specification)
         jobs = make_jobs(specification, conditions)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # also where a shell's background ignores it
+            signal.signal(number, signal.default_int_handler)  # what ends this ends the jobs, too
         engine = open_engine(self.engine, conditions, self.slurm)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends this ends the jobs, too
         console = Console(highlight=False)
         try:
             outcomes, scores = self._run(specification, jobs, conditions, engine, console)

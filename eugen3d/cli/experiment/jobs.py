@@ -182,27 +182,26 @@ def _train(own: _Own, method: str | None, scene: Scene) -> Job:
 
 
 def _distill(own: _Own, source: Job) -> Job:
-    device = own.conditions.device
-    flags = own.flags("distill", "seed", {})
-    seed = parse_distill(flags).seed
-    key = fingerprint(["distill", flags, source.fingerprint, device])
-    product = own.folder(key) / "run" / "config.yml"
-    place = ("--load-config", str(source.product), "--output-dir", str(product.parent))
+    seed = parse_distill(own.flags("distill", "seed", {})).seed
     if source.kind == "plan" and source.input is not None:  # by the plan, what was planned
-        place = ("--load-config", str(source.input.product), "--plan", *place[1:])
-    command = (*EUGEN3D, "distill", *place, "--device", device, *flags)
-    return own.job("distill", key, command, product, seed, input=source)
+        place = ("--load-config", str(source.input.product), "--plan", str(source.product))
+    else:
+        place = ("--load-config", str(source.product))
+    return _derived(own, "distill", source, seed, place, "run/config.yml")
 
 
 def _plan(own: _Own, source: Job) -> Job:
-    device = own.conditions.device
-    flags = own.flags("plan", "seed", {})
-    seed = parse_plan(flags).seed
-    key = fingerprint(["plan", flags, source.fingerprint, device])
-    product = own.folder(key) / "plan" / "plan.json"
-    place = ("--load-config", str(source.product), "--output-dir", str(product.parent))
-    command = (*EUGEN3D, "plan", *place, "--device", device, *flags)
-    return own.job("plan", key, command, product, seed, input=source)
+    seed = parse_plan(own.flags("plan", "seed", {})).seed
+    return _derived(own, "plan", source, seed, ("--load-config", str(source.product)), "plan/plan.json")
+
+
+def _derived(own: _Own, kind: Kind, source: Job, seed: int, place: tuple[str, ...], product_name: str) -> Job:
+    """A command of ours that starts from another job's product."""
+    device, flags = own.conditions.device, own.flags(kind, "seed", {})
+    key = fingerprint([kind, flags, source.fingerprint, device])
+    product = own.folder(key) / product_name
+    command = (*EUGEN3D, kind, *place, "--output-dir", str(product.parent), "--device", device, *flags)
+    return own.job(kind, key, command, product, seed, input=source)
 
 
 def _short(flag: str) -> str:
