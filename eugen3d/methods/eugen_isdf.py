@@ -8,9 +8,11 @@ from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
 from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import SdfPipelineConfig
 from eugen3d.models.optimizers import FieldOptimizerConfig
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 eugen_isdf = MethodSpecification(
     config=TrainerConfig(
+        _target=WholeCheckpointTrainer,
         method_name="eugen-isdf",
         max_num_iterations=1_000_000,
         steps_per_save=200,

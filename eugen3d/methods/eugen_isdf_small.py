@@ -10,9 +10,11 @@ from eugen3d.mapping import KeyframeConfig, RaySamplingConfig, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import SdfPipelineConfig
 from eugen3d.models.optimizers import FieldOptimizerConfig
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 eugen_isdf_small = MethodSpecification(
     config=TrainerConfig(
+        _target=WholeCheckpointTrainer,
         method_name="eugen-isdf-small",
         max_num_iterations=100_000,
         steps_per_save=200,
