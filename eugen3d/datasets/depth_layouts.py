@@ -66,6 +66,15 @@ def list_frames(path: Path, depth_unit: float | None = None) -> list[FrameFiles]
     raise SceneError(f"{path}: is no RGB-D sequence, found none of {signs}")
 
 
+def mesh_path(path: Path) -> Path | None:
+    """The mesh of what a sequence shows, `mesh_file_path` of its transforms.json; None where none is named."""
+    file = _transforms(path)
+    if not file.is_file():
+        return None
+    name = read_transforms(file, ("frames",)).get("mesh_file_path")
+    return None if name is None else file.parent / name
+
+
 def _nerfstudio(path: Path) -> list[FrameFiles]:
     file = _transforms(path)
     meta = read_transforms(file, ("frames",))

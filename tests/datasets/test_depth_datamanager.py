@@ -1,12 +1,14 @@
 """Depth frames as they are due: every one in turn, at a frame rate, or all at once."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from eugen3d.datasets import depth_datamanager
+from eugen3d.datasets import depth_datamanager, depth_stream
 from eugen3d.datasets.depth_checks import BadFrameError
 from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
 from eugen3d.datasets.depth_frame import DepthFrame
@@ -41,6 +43,11 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    monotonic = __call__
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @pytest.fixture(autouse=True)
 def ten_frames(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +55,8 @@ def ten_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def manager(clock: Clock | None = None, **settings: Any) -> DepthDataManager:
-    return DepthDataManager(DepthDataManagerConfig(data=Path("frames"), **settings), clock=clock or Clock())
+    settings = {"data": Path("frames"), "eval_interval": 0} | settings
+    return DepthDataManager(DepthDataManagerConfig(**settings), clock=clock or Clock())
 
 
 def name(frame: DepthFrame | None) -> str | None:
@@ -61,7 +69,7 @@ def test_as_fast_as_asked_every_good_frame_comes(capsys: pytest.CaptureFixture) 
         names.append(name(source.next_frame()))
     assert names == ["0", "1", "2", None, None, "5", "6", "7", "8", "9"]
     assert "skipped 2 of 10 frames: 3: is bad; 4: is bad" in capsys.readouterr().out
-    assert source.next_frame() is None
+    assert source.next_frame() is None and source.num_skipped == 2
 
 
 def test_at_a_frame_rate_frames_come_when_they_are_due_and_late_ones_are_left_out() -> None:
@@ -111,7 +119,92 @@ def test_inference_needs_no_frames() -> None:
         source.next_frame()
 
 
-@pytest.mark.parametrize("settings", [{"frame_rate": 0.0}, {"frame_step": 0}, {"max_batch_frames": 0}])
+def test_frames_for_evaluation_are_not_trained_on() -> None:
+    source, names = manager(eval_interval=3), []
+    while not source.is_over:
+        names.append(name(source.next_frame()))
+    assert names == ["0", "1", None, None, "6", "7", "9"], "3 and 4 are bad; 2, 5 and 8 are kept"
+    assert [frame.name for frame in source.eval_frames()] == ["2", "5", "8"]
+    assert [frame.name for frame in manager(eval_interval=3, stream=False).all_frames()] == list("01679")
+    assert [frame.name for frame in manager(eval_interval=3, max_eval_frames=2).eval_frames()] == ["2", "8"]
+    assert [frame.name for frame in manager(eval_interval=2).eval_frames()] == ["1", "5", "7", "9"], "3 is bad"
+    assert list(manager().eval_frames()) == []
+
+
+def test_when_a_frame_for_evaluation_is_due_none_is() -> None:
+    clock = Clock()
+    source, names = manager(clock, frame_rate=1.0, eval_interval=2), []
+    for _ in range(3):
+        names.append(name(source.next_frame()))
+        clock.now += 1.0
+    assert names == ["0", None, "2"]
+
+
+def test_a_folder_that_is_written_to_is_followed(wall_sequence, tmp_path: Path, monkeypatch, capsys) -> None:
+    clock, whole, growing = Clock(), wall_sequence(9), tmp_path / "growing"
+    for module in (depth_datamanager, depth_stream):
+        monkeypatch.setattr(module, "time", clock)
+    meta = json.loads((whole / "transforms.json").read_text())
+
+    def write(count: int) -> None:
+        shutil.copytree(whole, growing, dirs_exist_ok=True)
+        (growing / "transforms.json").write_text(json.dumps(meta | {"frames": meta["frames"][:count]}))
+        (growing / "depth004.png").unlink()
+
+    def taken(source: DepthDataManager, until: int) -> list[str]:
+        frames = []
+        while source.position < until and not source.is_over:
+            if frame := source.next_frame():
+                frames.append(frame.name.removeprefix("growing/depth"))
+            clock.now += 0.1
+        return frames
+
+    settings: dict[str, Any] = {"data": growing, "watch_timeout": 2.0, "eval_interval": 3}
+    source = manager(clock, **settings)
+    assert source.next_frame() is None and not source.is_over, "the folder is not there yet"
+    write(2)
+    assert taken(source, 2) == ["000.png", "001.png"] and source.position == 2
+    assert source.next_frame() is None and not source.is_over
+    write(7)
+    assert taken(source, 7) == ["003.png", "006.png"], "2 and 5 are for evaluation, 4 is missing"
+    assert source.num_skipped == 1
+
+    resumed = manager(clock, **settings)
+    resumed.position = source.position
+    write(9)
+    assert taken(resumed, 100) == ["007.png"], "goes on, and ends when its time is up"
+    assert resumed.is_over and taken(source, 100) == ["007.png"]
+    assert "skipped 1 of 6 frames: " in " ".join(capsys.readouterr().out.split())
+    evaluated = DepthDataManager(DepthDataManagerConfig(**settings), test_mode="test")
+    assert len(list(evaluated.eval_frames())) == 3
+
+
+def test_a_folder_that_never_comes_ends_the_process_with_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    clock = Clock()
+    for module in (depth_datamanager, depth_stream):
+        monkeypatch.setattr(module, "time", clock)
+    source = manager(clock, data=tmp_path / "gone", watch_timeout=1.0)
+    with pytest.raises(SystemExit, match="2"):
+        for _ in range(1000):
+            source.next_frame()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: {tmp_path / 'gone'}: not found, expected the folder of an RGB-D sequence"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"frame_rate": 0.0},
+        {"frame_step": 0},
+        {"max_batch_frames": 0},
+        {"max_eval_frames": 0},
+        {"eval_interval": 1},
+        {"eval_interval": -1},
+        {"watch_timeout": 0.0},
+        {"watch_timeout": 1.0, "frame_rate": 10.0},
+        {"watch_timeout": 1.0, "stream": False},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="frame_"):
+    with pytest.raises(ValueError, match=next(iter(settings))):
         DepthDataManagerConfig(**settings)
