@@ -182,7 +182,7 @@ def save_jpeg(path: Path, image: Array, quality: int) -> None:
 def write_transforms(folder: Path, poses: Array, args: Args) -> None:
     """Writes the cameras in nerfstudio's layout, once with the measured depth and once with the clean one."""
     camera = {"camera_model": "OPENCV", "fl_x": FOCAL_LENGTH, "fl_y": FOCAL_LENGTH, "w": WIDTH, "h": HEIGHT_PIXELS}
-    camera |= {"cx": WIDTH / 2, "cy": HEIGHT_PIXELS / 2}
+    camera |= {"cx": WIDTH / 2, "cy": HEIGHT_PIXELS / 2, "mesh_file_path": "mesh.ply"}
     for name, depth in (("transforms.json", "depth"), ("transforms_clean.json", "clean_depth")):
         frames = [
             {

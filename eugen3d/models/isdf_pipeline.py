@@ -2,8 +2,9 @@
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +14,11 @@ from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
 
+from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.mapping import SdfMapper, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModel
+from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
@@ -32,6 +35,8 @@ class FrameSource(Protocol):
     """Whether frames come one after the other, or all at once."""
     is_over: bool
     """Whether the stream has ended."""
+    num_skipped: int
+    """Frames that could not be read."""
 
     def next_frame(self) -> DepthFrame | None:
         """The frame that is due, or None where none is yet, or the stream has ended."""
@@ -39,6 +44,10 @@ class FrameSource(Protocol):
 
     def all_frames(self) -> list[DepthFrame]:
         """All frames at once."""
+        ...
+
+    def eval_frames(self) -> Iterable[DepthFrame]:
+        """Frames that are not trained on."""
         ...
 
 
@@ -56,6 +65,8 @@ class SdfPipelineConfig(VanillaPipelineConfig):
     """Steps where frames do not stream; training ends then."""
     seed: int = 0
     """Of the rays and samples."""
+    evaluation: SdfEvaluationConfig = field(default_factory=SdfEvaluationConfig)
+    """Where `ns-eval` measures."""
 
 
 class SdfPipeline(Pipeline):
@@ -105,17 +116,36 @@ class SdfPipeline(Pipeline):
         """
         self._take_due_frames()
         if not len(self.mapper.keyframes):
-            path, count = self.datamanager.get_datapath(), self.mapper.num_skipped
+            path, count = self.datamanager.get_datapath(), self._num_skipped()
             print(f"error: {path}: none of its frames can be used, {count} were skipped", file=sys.stderr)  # noqa: T201
             raise SystemExit(2)
         is_replay = not self.source.is_stream or (self.source.is_over and self.mapper.wants_frame())
         losses = self.mapper.losses(num_recent=0) if is_replay else self.mapper.losses()
         counts = {
             "num_frames": self.mapper.num_frames,
-            "num_skipped": self.mapper.num_skipped,
+            "num_skipped": self._num_skipped(),
             "num_keyframes": len(self.mapper.keyframes),
         }
         return {}, losses, {name: torch.tensor(float(count)) for name, count in counts.items()}
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float | None]:
+        """The field's errors on the frames that were not trained on, and against the data's mesh where there is one.
+
+        What cannot be measured ends the process with one line and exit code 2.
+
+        Args:
+            step: of training; not used.
+            output_path: where pictures of these frames' views go; None: none are made.
+            get_std: whether the standard deviation of the depth error between frames is wanted, too.
+        """
+        path = self.datamanager.get_datapath()
+        try:
+            return evaluate(self.model, path, self.source.eval_frames(), self.config.evaluation, output_path, get_std)
+        except (SceneError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """The model's."""
@@ -147,6 +177,10 @@ class SdfPipeline(Pipeline):
         self.source.position = progress["position"]
         self._final_steps_left = progress["final_steps_left"]
         self.mapper.load_progress(progress)
+
+    def _num_skipped(self) -> int:
+        """Frames that could not be read, or that nothing could be learned from."""
+        return self.source.num_skipped + self.mapper.num_skipped
 
     def _take_due_frames(self) -> None:
         if not self.source.is_stream:

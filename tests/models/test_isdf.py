@@ -43,6 +43,7 @@ class Source(DataManager):
     def __init__(self, count: int, stream: bool = True) -> None:
         super().__init__()
         self.count, self.is_stream, self.position, self.rays_per_batch = count, stream, 0, 0
+        self.num_skipped = 0
 
     @property
     def is_over(self) -> bool:
@@ -60,6 +61,9 @@ class Source(DataManager):
 
     def all_frames(self) -> list[DepthFrame]:
         return [self.frame(index) for index in range(self.count)]
+
+    def eval_frames(self) -> list[DepthFrame]:
+        return []
 
     def get_datapath(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         return "frames"
