@@ -11,8 +11,10 @@ from rich.console import Console
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.mesh import Triangles, count_blocks, find_blocks, keep_near, march
+from eugen3d.cli.mesh_colors import to_linear, vertex_colors
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.sdf_runs import SdfRun, load_sdf_run
+from eugen3d.datasets import SceneError, open_depth_sequence
 from eugen3d.mapping import SdfQuery
 from eugen3d.runtime import Backend
 
@@ -24,7 +26,7 @@ MAX_BLOCKS = 1_000_000
 
 @dataclass
 class ExportMesh:
-    """The surface of a run's field: marching cubes, with the field's gradients as normals."""
+    """The surface of a run's field: marching cubes, the field's gradients as normals, colours of the frames."""
 
     load_config: Path
     """The run's config.yml."""
@@ -38,6 +40,8 @@ class ExportMesh:
     """Surface is kept within so many metres of what the keyframes saw: elsewhere the field is a guess. inf: all is."""
     max_slope: float = 2.0
     """The largest slope that the field is taken to have; blocks without surface are left out by it. inf: none is."""
+    num_color_frames: int = 50
+    """How many frames of the run's sequence, evenly spread, colour the mesh where they have pictures; 0: no colours."""
     runtime: Backend = "eager"
     """How the folded field is evaluated."""
     device: str = "cpu"
@@ -61,9 +65,12 @@ class ExportMesh:
             triangles = keep_near(triangles, run.surface.numpy(), self.seen_within)
         if not len(triangles[1]):
             raise UsageError(f"{self.load_config}: its field has no surface in the box from {lower} to {upper}")
-        write_whole(self.output, encode_mesh(query, triangles, self.output.suffix))
+        normals = _normals(query, triangles[0])
+        colors, told = self._colors(run, triangles[0], normals)
+        write_whole(self.output, encode_mesh(triangles, normals, self.output.suffix, colors))
         console = Console(highlight=False)
         console.print(f"{len(triangles[0]):,} vertices, {len(triangles[1]):,} triangles, voxels of {self.voxel} m")
+        console.print(told, markup=False, soft_wrap=True)
         console.print(f"wrote {self.output}", soft_wrap=True)
 
     def _check(self) -> None:
@@ -75,11 +82,29 @@ class ExportMesh:
         for flag, value in (("seen-within", self.seen_within), ("max-slope", self.max_slope)):
             if not value > 0:
                 raise UsageError(f"--{flag} {value}: expected a positive number, or inf")
+        if self.num_color_frames < 0:
+            raise UsageError(f"--num-color-frames {self.num_color_frames}: expected at least 0")
         if self.bounds is not None:
             lower, upper = np.array(self.bounds[:3]), np.array(self.bounds[3:])
             if not (np.isfinite(self.bounds).all() and (lower < upper).all()):
                 found = " ".join(f"{value:g}" for value in self.bounds)
                 raise UsageError(f"--bounds {found}: expected the least x, y and z, then the greatest")
+
+    def _colors(self, run: SdfRun, vertices: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray | None, str]:
+        """Colours of vertices where the run's sequence has pictures, and what there is to say of them."""
+        if not self.num_color_frames:
+            return None, "no colours, as asked"
+        if run.data is None:
+            return None, "no colours: the run names no sequence"
+        try:
+            sequence = open_depth_sequence(run.data)
+            frames = sequence.every(-(-len(sequence) // self.num_color_frames))
+            if all(files.color is None for files in frames.files):
+                return None, f"no colours: {run.data} has no pictures"
+            colors, num_seen = vertex_colors(vertices, normals, frames)
+        except SceneError as error:
+            return None, f"no colours: {error}"
+        return colors, f"colours of {len(frames)} frames on {num_seen / len(vertices):.0%} of the vertices"
 
     def _box(self, run: SdfRun) -> tuple[np.ndarray, np.ndarray]:
         if self.bounds is not None:
@@ -90,13 +115,24 @@ class ExportMesh:
         return surface.min(axis=0) - MARGIN, surface.max(axis=0) + MARGIN
 
 
-def encode_mesh(query: SdfQuery, triangles: Triangles, suffix: str) -> bytes:
-    """A mesh file's content; normals are the field's gradients."""
+def encode_mesh(triangles: Triangles, normals: np.ndarray, suffix: str, colors: np.ndarray | None = None) -> bytes:
+    """A mesh file's content.
+
+    Args:
+        normals: (n, 3), unit, of the vertices.
+        suffix: .ply, .obj or .glb.
+        colors: (n, 4) uint8 sRGB, of the vertices; None: none.
+    """
     import trimesh
 
-    vertices, faces = triangles
-    _, gradient = query.distance_and_gradient(torch.from_numpy(vertices).float())
-    normals = torch.nn.functional.normalize(gradient, dim=1).numpy()
-    mesh = trimesh.Trimesh(vertices, faces, vertex_normals=normals, process=False)
+    if colors is not None and suffix == ".glb":
+        colors = to_linear(colors)
+    mesh = trimesh.Trimesh(*triangles, vertex_normals=normals, vertex_colors=colors, process=False)
     content = mesh.export(file_type=suffix.removeprefix("."))
     return content.encode() if isinstance(content, str) else bytes(content)  # pyright: ignore[reportArgumentType]
+
+
+def _normals(query: SdfQuery, vertices: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3) of vertices: the field's gradients there."""
+    _, gradient = query.distance_and_gradient(torch.from_numpy(vertices).float())
+    return torch.nn.functional.normalize(gradient, dim=1).numpy()

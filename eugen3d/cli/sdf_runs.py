@@ -33,6 +33,8 @@ class SdfRun:
     step: int
     surface: Tensor
     """(n, 3) points that the keyframes measured, metres; none where the checkpoint holds no keyframes."""
+    data: Path | None
+    """The sequence that it was trained on."""
 
 
 def load_sdf_run(config_path: Path, device: str) -> SdfRun:
@@ -59,7 +61,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
         surface = _seen_points(progress)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"{checkpoint}: its keyframes cannot be read ({first_line(error)})") from None
-    return SdfRun(config_path.resolve().parent.name, model, step, surface)
+    return SdfRun(config_path.resolve().parent.name, model, step, surface, config.pipeline.datamanager.data)
 
 
 def _seen_points(progress: Tensor | None) -> Tensor:

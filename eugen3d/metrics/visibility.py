@@ -37,6 +37,25 @@ def visible(points: Tensor, views: Iterable[DepthView], behind: float = 0.0) -> 
     return seen
 
 
+def project(points: Tensor, view: DepthView) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels that points (n, 3) are seen at.
+
+    Returns:
+        Their numbers (n,), row by row, 0 where there is none; the points' depths (n,) along the optical axis; and
+        whether (n,) a point is before the camera and in its picture.
+    """
+    pose = view.camera_to_world.to(points)
+    local = (points - pose[:, 3]) @ pose[:, :3]
+    z = -local[:, 2]
+    fx, fy, cx, cy = view.intrinsics
+    height, width = view.depth.shape
+    safe = z.clamp_min(1e-9)
+    columns, rows = fx * local[:, 0] / safe + cx, cy - fy * local[:, 1] / safe
+    inside = (z > 0.0) & (columns >= 0.0) & (columns < width) & (rows >= 0.0) & (rows < height)
+    index = torch.where(inside, rows, 0.0).long() * width + torch.where(inside, columns, 0.0).long()
+    return index, z, inside
+
+
 def unproject(view: DepthView, pixels: Tensor, depth: Tensor) -> Tensor:
     """World points (n, 3) at depths (n,) behind the centres of pixels (n, 2), row and column."""
     fx, fy, cx, cy = view.intrinsics
@@ -71,15 +90,7 @@ def sample_visible_volume(
 
 
 def _visible_in(points: Tensor, view: DepthView, behind: float) -> Tensor:
-    pose = view.camera_to_world.to(points)
-    local = (points - pose[:, 3]) @ pose[:, :3]
-    z = -local[:, 2]
-    fx, fy, cx, cy = view.intrinsics
-    height, width = view.depth.shape
-    safe = z.clamp_min(1e-9)
-    columns, rows = fx * local[:, 0] / safe + cx, cy - fy * local[:, 1] / safe
-    inside = (z > 0.0) & (columns >= 0.0) & (columns < width) & (rows >= 0.0) & (rows < height)
-    index = torch.where(inside, rows, 0.0).long() * width + torch.where(inside, columns, 0.0).long()
+    index, z, inside = project(points, view)
     depth = view.depth.to(points).reshape(-1)[index]
     return inside & (depth > 0.0) & (z <= depth + behind)
 

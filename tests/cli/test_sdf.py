@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -41,8 +42,9 @@ class Sphere(nn.Module):
 def make_run(tmp_path: Path) -> MakeRun:
     """A function that writes a run of a small untrained field with one keyframe, and returns its config.yml."""
 
-    def make(change: Callable[[dict], object] = dict, name: str = "run") -> Path:
+    def make(change: Callable[[dict], object] = dict, name: str = "run", data: Path | None = None) -> Path:
         config = copy.deepcopy(eugen_isdf_small.config)
+        config.pipeline.datamanager.data = data
         config.pipeline.model.layer = LayerConfig("eugen", EUGenConfig(4, phi="softplus-100"))
         config.pipeline.model.layer_width, config.pipeline.model.num_frequencies = 8, 2
         pipeline = copy.deepcopy(config.pipeline).setup(device="cpu", test_mode="inference")
@@ -184,17 +186,31 @@ def test_surface_far_from_what_was_seen_is_cut_off() -> None:
 
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])
 def test_every_format_is_read_back(suffix: str) -> None:
-    query = SdfQuery(Sphere())
-    triangles = march(query, np.full(3, -1.0), 0.1, np.zeros((1, 3), int))
-    content = encode_mesh(query, triangles, suffix)
+    triangles = march(SdfQuery(Sphere()), np.full(3, -1.0), 0.1, np.zeros((1, 3), int))
+    normals = (triangles[0] - [0.2, 0, 0]) / 0.7
+    content = encode_mesh(triangles, normals, suffix)
     mesh = trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh")
-    assert isinstance(mesh, trimesh.Trimesh)
+    assert isinstance(mesh, trimesh.Trimesh) and mesh.visual.kind != "vertex"
     assert len(mesh.faces) == len(triangles[1])
     assert np.abs(np.linalg.norm(mesh.vertices - [0.2, 0, 0], axis=1) - 0.7).max() < 5e-3
 
 
-def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path) -> None:
-    def centre(state: dict) -> None:
+@pytest.mark.parametrize(("suffix", "shade"), [(".ply", 188), (".obj", 188), (".glb", 128)])
+def test_every_format_keeps_colours(suffix: str, shade: int) -> None:
+    """sRGB's 188 is linear light of 0.5029 = 128 / 255, which is what glTF has."""
+    triangles = march(SdfQuery(Sphere()), np.full(3, -1.0), 0.1, np.zeros((1, 3), int))
+    colors = np.tile(np.array([188, 0, 255, 255], np.uint8), (len(triangles[0]), 1))
+    content = encode_mesh(triangles, (triangles[0] - [0.2, 0, 0]) / 0.7, suffix, colors)
+    mesh = trimesh.load(io.BytesIO(content), file_type=suffix[1:], force="mesh", process=False)
+    assert isinstance(mesh, trimesh.Trimesh)
+    assert np.unique(mesh.visual.vertex_colors, axis=0).tolist() == [[shade, 0, 255, 255]]
+
+
+@pytest.fixture
+def centre(make_run: MakeRun) -> Callable[[dict], None]:
+    """A function that shifts a run's field so that half of the space around the origin is inside."""
+
+    def shift(state: dict) -> None:
         points = torch.rand(4000, 3) * 2 - 1
         weights = {key.removeprefix("_model.field."): v for key, v in state.items() if key.startswith("_model.field.")}
         field = load_sdf_run(make_run(name="plain"), "cpu").model.field
@@ -202,14 +218,42 @@ def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path) ->
         bias = state["_model.field.head.0.bias"]
         bias -= distance_and_gradient(field, points)[0].median() / field.config.output_scale
 
+    return shift
+
+
+BOX = ("--voxel", 0.1, "--bounds", -1, -1, -1, 1, 1, 1, "--seen-within", "inf", "--max-slope", "inf")
+
+
+def test_export_mesh_writes_the_zero_level(make_run: MakeRun, centre, tmp_path: Path, capsys) -> None:
     config = make_run(centre)
-    bounds = ("--bounds", -1, -1, -1, 1, 1, 1)
-    options = ("--load-config", config, "--voxel", 0.1, *bounds, "--seen-within", "inf", "--max-slope", "inf")
-    run("export-mesh", *options, "--output", tmp_path / "m.ply")
+    run("export-mesh", "--load-config", config, *BOX, "--output", tmp_path / "m.ply")
     mesh = trimesh.load(tmp_path / "m.ply", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 100
     distance = SdfQuery(load_sdf_run(config, "cpu").model.field).distance(torch.tensor(mesh.vertices).float())
     assert float(distance.abs().max()) < 2e-3
+    assert "no colours: the run names no sequence" in capsys.readouterr().out and mesh.visual.kind != "vertex"
+
+
+def test_a_mesh_has_the_colours_of_its_sequence(make_run: MakeRun, centre, wall_sequence, tmp_path, capsys) -> None:
+    def exported(config: Path, *options: object) -> tuple[trimesh.Trimesh, str]:
+        run("export-mesh", "--load-config", config, *BOX, *options, "--output", tmp_path / "m.ply")
+        mesh = trimesh.load(tmp_path / "m.ply", force="mesh")
+        assert isinstance(mesh, trimesh.Trimesh)
+        return mesh, " ".join(capsys.readouterr().out.split())
+
+    data = wall_sequence(4)
+    for file in data.glob("depth*.png"):  # the cameras look down on what is within 0.5 to 0.6 m
+        iio.imwrite(file, np.full((24, 32), 550, np.uint16))
+    config = make_run(centre, data=data)
+    mesh, text = exported(config)
+    colors = {tuple(color) for color in mesh.visual.vertex_colors.tolist()}
+    assert colors == {(200, 100, 50, 255), (128, 128, 128, 255)}
+    assert "colours of 4 frames on " in text and "on 0%" not in text
+    assert exported(config, "--num-color-frames", 2)[1].count("colours of 2 frames") == 1
+    mesh, text = exported(config, "--num-color-frames", 0)
+    assert "no colours, as asked" in text and mesh.visual.kind != "vertex"
+    (data / "transforms.json").unlink()
+    assert "no colours: " in exported(config)[1]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +266,7 @@ def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path) ->
             ("--output", "m.ply", "--bounds", 0, 0, 0, 1, 1, 0),
             "--bounds 0 0 0 1 1 0: expected the least x, y and z, then the greatest",
         ),
+        (("--output", "m.ply", "--num-color-frames", -1), "--num-color-frames -1: expected at least 0"),
         (("--output", "m.ply", "--voxel", 1e-4), "expected a larger voxel"),
         (("--output", "m.ply", "--bounds", 90, 90, 90, 91, 91, 91, "--voxel", 0.5), "has no surface in the box"),
     ],
