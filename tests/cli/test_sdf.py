@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ import trimesh
 import yaml
 from torch import Tensor, nn
 
+from eugen3d.cli import export_mesh
 from eugen3d.cli.export_mesh import encode_mesh
 from eugen3d.cli.main import main
 from eugen3d.cli.mesh import count_blocks, find_blocks, keep_near, march
@@ -36,6 +36,17 @@ class Sphere(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - torch.tensor([0.2, 0.0, 0.0])).norm(dim=-1) - self.radius
+
+
+class Wall(nn.Module):
+    """The distance to the plane z = -2 from above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(-2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 2] - self.level
 
 
 @pytest.fixture
@@ -206,11 +217,8 @@ def test_every_format_keeps_colours(suffix: str, shade: int) -> None:
     assert np.unique(mesh.visual.vertex_colors, axis=0).tolist() == [[shade, 0, 255, 255]]
 
 
-@pytest.fixture
-def centre(make_run: MakeRun) -> Callable[[dict], None]:
-    """A function that shifts a run's field so that half of the space around the origin is inside."""
-
-    def shift(state: dict) -> None:
+def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path, capsys) -> None:
+    def centre(state: dict) -> None:
         points = torch.rand(4000, 3) * 2 - 1
         weights = {key.removeprefix("_model.field."): v for key, v in state.items() if key.startswith("_model.field.")}
         field = load_sdf_run(make_run(name="plain"), "cpu").model.field
@@ -218,15 +226,10 @@ def centre(make_run: MakeRun) -> Callable[[dict], None]:
         bias = state["_model.field.head.0.bias"]
         bias -= distance_and_gradient(field, points)[0].median() / field.config.output_scale
 
-    return shift
-
-
-BOX = ("--voxel", 0.1, "--bounds", -1, -1, -1, 1, 1, 1, "--seen-within", "inf", "--max-slope", "inf")
-
-
-def test_export_mesh_writes_the_zero_level(make_run: MakeRun, centre, tmp_path: Path, capsys) -> None:
     config = make_run(centre)
-    run("export-mesh", "--load-config", config, *BOX, "--output", tmp_path / "m.ply")
+    bounds = ("--bounds", -1, -1, -1, 1, 1, 1)
+    options = ("--load-config", config, "--voxel", 0.1, *bounds, "--seen-within", "inf", "--max-slope", "inf")
+    run("export-mesh", *options, "--output", tmp_path / "m.ply")
     mesh = trimesh.load(tmp_path / "m.ply", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 100
     distance = SdfQuery(load_sdf_run(config, "cpu").model.field).distance(torch.tensor(mesh.vertices).float())
@@ -234,26 +237,31 @@ def test_export_mesh_writes_the_zero_level(make_run: MakeRun, centre, tmp_path: 
     assert "no colours: the run names no sequence" in capsys.readouterr().out and mesh.visual.kind != "vertex"
 
 
-def test_a_mesh_has_the_colours_of_its_sequence(make_run: MakeRun, centre, wall_sequence, tmp_path, capsys) -> None:
-    def exported(config: Path, *options: object) -> tuple[trimesh.Trimesh, str]:
-        run("export-mesh", "--load-config", config, *BOX, *options, "--output", tmp_path / "m.ply")
-        mesh = trimesh.load(tmp_path / "m.ply", force="mesh")
+def test_a_mesh_has_the_colours_of_its_sequence(
+    make_run: MakeRun, wall_sequence: Callable[..., Path], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """The cameras see the wall at z = -2 up to x = 2.06."""
+    data = wall_sequence(4)
+    config = make_run(data=data)
+    monkeypatch.setattr(export_mesh, "SdfQuery", lambda field, runtime: SdfQuery(Wall(), runtime))
+
+    def exported(*options: object) -> tuple[trimesh.Trimesh, str]:
+        box = ("--voxel", 0.1, "--bounds", -1, -1, -2.53, 5, 1, -1.5, "--seen-within", "inf")
+        run("export-mesh", "--load-config", config, *box, *options, "--output", tmp_path / "m.ply")
+        mesh = trimesh.load(tmp_path / "m.ply", force="mesh", process=False)
         assert isinstance(mesh, trimesh.Trimesh)
         return mesh, " ".join(capsys.readouterr().out.split())
 
-    data = wall_sequence(4)
-    for file in data.glob("depth*.png"):  # the cameras look down on what is within 0.5 to 0.6 m
-        iio.imwrite(file, np.full((24, 32), 550, np.uint16))
-    config = make_run(centre, data=data)
-    mesh, text = exported(config)
-    colors = {tuple(color) for color in mesh.visual.vertex_colors.tolist()}
-    assert colors == {(200, 100, 50, 255), (128, 128, 128, 255)}
-    assert "colours of 4 frames on " in text and "on 0%" not in text
-    assert exported(config, "--num-color-frames", 2)[1].count("colours of 2 frames") == 1
-    mesh, text = exported(config, "--num-color-frames", 0)
+    mesh, text = exported()
+    is_seen = (mesh.vertices[:, 0] < 2.06) & (mesh.vertices[:, 1] < 1.5)
+    expected = np.where(is_seen[:, None], (200, 100, 50, 255), (128, 128, 128, 255))
+    assert (mesh.visual.vertex_colors == expected).all() and 0.2 < is_seen.mean() < 0.8
+    assert f"colours of 4 frames on {is_seen.mean():.0%} of the vertices" in text
+    assert "colours of 2 frames on " in exported("--num-color-frames", 2)[1]
+    mesh, text = exported("--num-color-frames", 0)
     assert "no colours, as asked" in text and mesh.visual.kind != "vertex"
     (data / "transforms.json").unlink()
-    assert "no colours: " in exported(config)[1]
+    assert "no colours: " in exported()[1]
 
 
 @pytest.mark.parametrize(
