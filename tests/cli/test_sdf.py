@@ -246,7 +246,7 @@ def test_a_mesh_has_the_colours_of_its_sequence(
     monkeypatch.setattr(export_mesh, "SdfQuery", lambda field, runtime: SdfQuery(Wall(), runtime))
 
     def exported(*options: object) -> tuple[trimesh.Trimesh, str]:
-        box = ("--voxel", 0.1, "--bounds", -1, -1, -2.53, 5, 1, -1.5, "--seen-within", "inf")
+        box = ("--voxel", 0.1, "--bounds", -1, -1.03, -2.53, 5, 1, -1.5, "--seen-within", "inf")
         run("export-mesh", "--load-config", config, *box, *options, "--output", tmp_path / "m.ply")
         mesh = trimesh.load(tmp_path / "m.ply", force="mesh", process=False)
         assert isinstance(mesh, trimesh.Trimesh)
