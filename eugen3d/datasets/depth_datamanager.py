@@ -91,10 +91,10 @@ class DepthDataManager(DataManager):
         self.position, self.rays_per_batch = 0, 1
         self._clock, self._start = clock, None
         self._watch: FolderWatch | None = None
+        self._log = FrameLog(str(config.data))
         self.sequence: DepthSequence | None = None
         if test_mode == "inference":
             return
-        self._log = FrameLog(str(config.data))
         if config.watch_timeout is None or test_mode == "test":
             self.sequence = _or_exit(lambda: open_depth_sequence(_folder(config)).every(config.frame_step))
         else:

@@ -67,13 +67,13 @@ def evaluate(
     if not held_out:
         raise SceneError(f"{path}: has no frame for evaluation, expected a run whose eval_interval keeps some")
     query = model.query()
-    errors, hit_rates = zip(*(depth_error(query, frame, model.config.trace, config) for frame in held_out), strict=True)
-    found = torch.tensor([error for error in errors if error is not None])
+    scores = [depth_error(query, frame, model.config.trace, config) for frame in held_out]
+    found = torch.tensor([error for error, _ in scores if error is not None])
     metrics: dict[str, float | None] = {"num_frames": float(len(held_out))}
     metrics["depth_error"] = float(found.mean()) if len(found) else None
     if with_std:
         metrics["depth_error_std"] = float(found.std()) if len(found) > 1 else None
-    metrics["hit_rate"] = sum(hit_rates) / len(hit_rates)
+    metrics["hit_rate"] = sum(hit_rate for _, hit_rate in scores) / len(scores)
     mesh = mesh_path(path)
     if mesh is not None:
         metrics |= _mesh_errors(query, TriangleMesh.load(mesh), held_out, config)

@@ -140,6 +140,7 @@ class SdfPipeline(Pipeline):
             output_path: where pictures of these frames' views go; None: none are made.
             get_std: whether the standard deviation of the depth error between frames is wanted, too.
         """
+        assert isinstance(self.model, EUGenIsdfModel)
         path = self.datamanager.get_datapath()
         try:
             return evaluate(self.model, path, self.source.eval_frames(), self.config.evaluation, output_path, get_std)
