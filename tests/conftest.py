@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -11,6 +11,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from eugen3d.fields import NerfFieldConfig
 from eugen3d.layers import EUGenConfig, LayerConfig
@@ -24,6 +25,15 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real captures and meshes, which lie beside the project where there are any."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: real data are no part of the project")
+    return folder
 
 
 @pytest.fixture
@@ -81,3 +91,29 @@ def pose_on_circle(azimuth: float, radius: float = 4.0) -> np.ndarray:
     pose[:3, :3] = np.stack([np.cross(up, back), up, back], axis=1)
     pose[:3, 3] = radius * back
     return pose
+
+
+@pytest.fixture
+def wall_sequence(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes an RGB-D sequence: a camera that moves along a wall 2 m away, a mesh of it beside."""
+
+    def write(count: int = 5, name: str = "wall", mesh: bool = True) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        camera = {"fl_x": 16.0, "fl_y": 16.0, "cx": 16.0, "cy": 12.0, "w": 32, "h": 24}
+        frames = []
+        for n in range(count):
+            iio.imwrite(folder / f"depth{n:03d}.png", np.full((24, 32), 2000, np.uint16))
+            iio.imwrite(folder / f"color{n:03d}.png", np.full((24, 32, 3), (200, 100, 50), np.uint8))
+            pose = np.eye(4)
+            pose[0, 3] = 0.02 * n
+            files = {"file_path": f"color{n:03d}.png", "depth_file_path": f"depth{n:03d}.png", "time": n / 10}
+            frames.append(files | {"transform_matrix": pose.tolist()})
+        if mesh:
+            solid = trimesh.creation.box((40.0, 40.0, 2.0), trimesh.transformations.translation_matrix((0, 0, -3)))
+            solid.export(folder / "mesh.ply")
+            camera["mesh_file_path"] = "mesh.ply"
+        (folder / "transforms.json").write_text(json.dumps(camera | {"frames": frames}))
+        return folder
+
+    return write

@@ -18,9 +18,21 @@ ARROWS: dict[str, set[str]] = {
     "fields": {"layers"},
     "metrics": {"layers"},
     "datasets": set(),
-    "models": {"layers", "runtime", "training", "fields", "metrics"},
-    "methods": {"layers", "models", "datasets"},
-    "cli": {"layers", "runtime", "training", "distill", "fields", "metrics", "datasets", "models", "methods"},
+    "mapping": {"layers", "runtime", "fields", "datasets"},
+    "models": {"layers", "runtime", "training", "fields", "metrics", "datasets", "mapping"},
+    "methods": {"layers", "models", "datasets", "mapping", "fields"},
+    "cli": {
+        "layers",
+        "runtime",
+        "training",
+        "distill",
+        "fields",
+        "metrics",
+        "datasets",
+        "mapping",
+        "models",
+        "methods",
+    },
 }
 """Every package with the packages of eugen3d that it may import; layers are everybody's vocabulary."""
 
@@ -30,7 +42,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "training": {"torch"},
     "distill": {"torch", "jaxtyping"},
     "fields": {"torch", "jaxtyping"},
-    "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy"},
+    "mapping": {"torch"},
+    "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy", "igl"},
 }
 """The packages that have to do without nerfstudio, with what they import beside the standard library."""
 
@@ -42,6 +55,9 @@ LAZY: set[tuple[str, str]] = {
     ("cli", "transformers"),
     ("cli", "submitit"),
     ("cli", "ray"),
+    ("cli", "skimage"),
+    ("cli", "scipy"),
+    ("cli", "trimesh"),
     ("cli", "nerfstudio.configs.method_configs"),
 }
 """Heavy or optional packages and modules, and the one package of ours that may import each inside a function."""

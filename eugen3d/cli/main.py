@@ -11,13 +11,23 @@ from eugen3d.cli.bench import bench
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.experiment.command import Experiment
+from eugen3d.cli.export_mesh import ExportMesh
 from eugen3d.cli.plan import PlanCommand
+from eugen3d.cli.query import Query
 from eugen3d.cli.score import Score
 from eugen3d.datasets import SceneError
 from eugen3d.runtime import keep_freed_memory
 from eugen3d.training.distributed import ProcessLostError, has_the_word
 
-COMMANDS = {"bench": bench, "distill": Distill, "experiment": Experiment, "plan": PlanCommand, "score": Score}
+COMMANDS = {
+    "bench": bench,
+    "distill": Distill,
+    "experiment": Experiment,
+    "export-mesh": ExportMesh,
+    "plan": PlanCommand,
+    "query": Query,
+    "score": Score,
+}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -92,7 +92,7 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
     target = resolve_device(device)
     config = load_config(config_path)
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
-    state = _read_state(checkpoint)
+    state = read_state(checkpoint)
     model = config.pipeline.model
     model = model.teacher if isinstance(model, DistilledModelConfig) else model
     for key, value in model_overrides.items():
@@ -108,7 +108,7 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
         pipeline: VanillaPipeline = settings.setup(device=target, test_mode=test_mode)
     pipeline.model.update_to_step(step)  # a model's grids can have grown in training
     state = _without_lpips(state, pipeline)
-    _check_state(checkpoint, state, pipeline.state_dict())
+    check_state(checkpoint, state, pipeline.state_dict())
     pipeline.load_pipeline(state, step)
     pipeline.eval()
     return Run(config_path.resolve().parent.name, config, pipeline, checkpoint, step)
@@ -187,7 +187,7 @@ _NUMPY = [np.float64(0).__reduce__()[0], np.dtype, type(np.dtype(np.float64))]
 """What a number of numpy is unpickled by: none of it runs anything that the file names."""
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """The pipeline's state in a checkpoint, of finite tensors; nothing else in the file is unpickled.
 
     Numbers of numpy are allowed: nerfstudio's schedules leave them in the optimizers' states.
@@ -223,7 +223,7 @@ def _without_lpips(state: Mapping[str, Tensor], pipeline: nn.Module) -> dict[str
     return {key: value for key, value in state.items() if not key.startswith(lazy)}
 
 
-def _check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse a state whose keys or shapes are not the pipeline's."""
     for problem, keys in (
         ("lacks", [key for key in expected if key not in state]),

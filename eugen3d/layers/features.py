@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Phi = Literal["identity", "relu", "gelu", "softplus", "sine"]
+Phi = Literal["identity", "relu", "gelu", "softplus", "softplus-100", "sine"]
+"""Φ by name; "softplus-100" is softplus(100 u)/100, nearly ReLU but smooth, as fields of signed distance have it."""
 Projection = Literal["orthogonal", "gaussian", "rademacher"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "softplus": F.softplus,
+    "softplus-100": lambda u: F.softplus(u, beta=100),
     "sine": torch.sin,
 }
 

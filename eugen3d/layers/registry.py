@@ -64,11 +64,12 @@ def make_layer(config: KindConfig, in_features: int, out_features: int, activati
 
 def make_activation(activation: Phi) -> nn.Module:
     """The module of an activation."""
-    modules: dict[Phi, type[nn.Module]] = {
+    modules: dict[Phi, Callable[[], nn.Module]] = {
         "identity": nn.Identity,
         "relu": nn.ReLU,
         "gelu": nn.GELU,
         "softplus": nn.Softplus,
+        "softplus-100": lambda: nn.Softplus(beta=100),
         "sine": Sine,
     }
     if activation not in modules:

@@ -36,7 +36,7 @@ constexpr int PANEL = LANES * VECTORS, TILE = 8 * ROWS;
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef uint16_t Bfloat16;  // the upper half of a float32
 
-enum Activation : int32_t { IDENTITY, RELU, GELU, SOFTPLUS, SINE };
+enum Activation : int32_t { IDENTITY, RELU, GELU, SOFTPLUS, SINE, SOFTPLUS_100 };
 
 }  // namespace
 
@@ -187,6 +187,13 @@ void activate(float *values, int count, int32_t activation) {
         case SOFTPLUS:  // above 20 torch returns the input, too
             for (int i = 0; i < count; ++i)
                 values[i] = values[i] > 20 ? values[i] : std::log1p(std::exp(std::min(values[i], 20.f)));
+            break;
+        case SOFTPLUS_100:  // softplus(100 u) / 100; below -20 it is under 2.1e-11, and most values are beyond either end
+            for (int i = 0; i < count; ++i) {
+                const float scaled = 100 * values[i];
+                if (scaled < -20) values[i] = 0;
+                else if (!(scaled > 20)) values[i] = std::log1p(std::exp(scaled)) * 0.01f;
+            }
             break;
         case SINE:
             for (int i = 0; i < count; ++i) values[i] = std::sin(values[i]);

@@ -14,7 +14,14 @@ from eugen3d.runtime.chains import flat_maps, replace_runs
 from eugen3d.runtime.library import NativeUnavailable, Step, load_library
 from eugen3d.runtime.steps import activation_of, why_no_step
 
-ACTIVATION_NUMBERS: dict[Phi, int] = {"identity": 0, "relu": 1, "gelu": 2, "softplus": 3, "sine": 4}
+ACTIVATION_NUMBERS: dict[Phi, int] = {
+    "identity": 0,
+    "relu": 1,
+    "gelu": 2,
+    "softplus": 3,
+    "sine": 4,
+    "softplus-100": 5,
+}
 """`Activation` of chain.cpp."""
 
 
@@ -35,7 +42,8 @@ class NativeChain(nn.Module):
 
     Args:
         chain: its maps in order; `nn.Linear`, `EUGenFeatures`, layers of every kind, and after any of them at most one
-            of `nn.ReLU`, `nn.GELU` and `nn.Softplus` with torch's default settings, and `Sine` with ω₀ = 1.
+            of `nn.ReLU`, `nn.GELU` and `nn.Softplus` with torch's default settings, `nn.Softplus(beta=100)`, and `Sine`
+            with ω₀ = 1.
         dtype: float32 or, where the processor has bfloat16 products, bfloat16; sums are float32 in both. By default
             that of the chain's parameters.
         concatenates: indices, among the chain's maps as `chain_maps` lists them, of the dense layers and features that

@@ -29,12 +29,12 @@ def why_no_step(module: nn.Module, before: Sequence[nn.Module], backend: str) ->
 
 
 def activation_of(module: nn.Module) -> Phi | None:
-    """The Φ that a module is, with torch's default settings and ω₀ = 1; None where it is none."""
+    """The Φ that a module is, with torch's default settings (β = 100, too) and ω₀ = 1; None where it is none."""
     kinds: dict[type[nn.Module], Phi] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Softplus: "softplus", Sine: "sine"}
     if isinstance(module, nn.GELU) and module.approximate != "none":
         return None
     if isinstance(module, nn.Softplus) and (module.beta != 1 or module.threshold != 20):
-        return None
+        return "softplus-100" if module.beta == 100 and module.threshold == 20 else None
     if isinstance(module, Sine) and module.omega_0 != 1:
         return None
     return kinds.get(type(module))

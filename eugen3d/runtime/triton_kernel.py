@@ -49,18 +49,27 @@ def _norm(tiles, ROWS: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def _softplus(u):
+    """log(1 + exp(u)); above 20 torch returns the input, too."""
+    small = tl.exp(tl.where(u > 20, 20.0, u))
+    # log(1 + s), accurate for small s without log1p (Goldberg 1991, theorem 4).
+    one_more = 1 + small
+    log = tl.where(one_more == 1, small, tl.log(one_more) * (small / (one_more - 1)))
+    return tl.where(u > 20, u, log)
+
+
+@triton.jit
+@no_type_check
 def _activate(u, ACTIVATION: tl.constexpr):
     """Φ(u) as torch has it; NaN goes through."""
     if ACTIVATION == "relu":
         u = tl.where(u < 0, 0.0, u)
     elif ACTIVATION == "gelu":
         u = 0.5 * u * (1 + tl.erf(u * 0.7071067811865476))
-    elif ACTIVATION == "softplus":  # above 20 torch returns the input, too
-        small = tl.exp(tl.where(u > 20, 20.0, u))
-        # log(1 + s), accurate for small s without log1p (Goldberg 1991, theorem 4).
-        one_more = 1 + small
-        log = tl.where(one_more == 1, small, tl.log(one_more) * (small / (one_more - 1)))
-        u = tl.where(u > 20, u, log)
+    elif ACTIVATION == "softplus":
+        u = _softplus(u)
+    elif ACTIVATION == "softplus-100":
+        u = _softplus(100 * u) * 0.01
     elif ACTIVATION == "sine":
         u = tl.sin(u)
     return u

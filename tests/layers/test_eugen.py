@@ -99,7 +99,7 @@ def randomised(layer: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("phi", ["identity", "relu", "gelu", "softplus", "sine"])
+@pytest.mark.parametrize("phi", ["identity", "relu", "gelu", "softplus", "softplus-100", "sine"])
 def test_gradients_are_those_of_the_function(phi, shared: bool) -> None:
     layer = randomised(EUGenLinear(3, 2, num_features=2, order=2, phi=phi, shared=shared, dtype=torch.float64))
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)

@@ -145,6 +145,7 @@ def test_a_zero_row_leaves_the_derivatives_of_the_others_alone() -> None:
         ("relu", 0.0, 1.0, 0.0),
         ("gelu", 0.0, 0.841344746, -0.158655254),
         ("softplus", math.log(2), 1.313261688, 0.313261688),
+        ("softplus-100", math.log(2) / 100, 1.0, 0.0),
         ("sine", 0.0, math.sin(1), -math.sin(1)),
     ],
 )

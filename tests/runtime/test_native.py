@@ -64,12 +64,14 @@ def test_features_agree_with_eager(order: int, shared: bool, norm: str) -> None:
     assert_agrees(nn.Sequential(features(13, 21, **kind), nn.Linear(order * 21, 5)), torch.randn(50, 13))
 
 
-@pytest.mark.parametrize("phi", ["identity", "relu", "gelu", "softplus", "sine"])
+@pytest.mark.parametrize("phi", ["identity", "relu", "gelu", "softplus", "softplus-100", "sine"])
 def test_every_phi_agrees_with_eager(phi: Any) -> None:
     assert_agrees(nn.Sequential(features(9, 18, order=2, phi=phi)), 3 * torch.randn(60, 9))
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Softplus(), Sine(), nn.Identity()])
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.GELU(), nn.Softplus(), nn.Softplus(beta=100), Sine(), nn.Identity()]
+)
 def test_every_activation_agrees_with_eager(activation: nn.Module) -> None:
     linear = nn.Linear(6, 20)
     assert_agrees(nn.Sequential(linear, activation), 20 * torch.randn(60, 6))
@@ -103,7 +105,7 @@ def test_a_skip_connection_sees_the_input_again(second: nn.Module) -> None:
     torch.testing.assert_close(chain(x).double(), expected, **FLOAT32)
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Softplus()])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Softplus(), nn.Softplus(beta=100)])
 def test_nan_and_infinity_go_where_torch_sends_them(activation: nn.Module) -> None:
     linear = nn.Linear(1, 1)
     nn.init.ones_(linear.weight)

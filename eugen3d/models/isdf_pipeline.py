@@ -1,0 +1,205 @@
+"""The pipeline of eugen-isdf: frames from a datamanager, and a mapper that steps as nerfstudio's trainer does."""
+
+import io
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from eugen3d.datasets.dataparser import SceneError
+from eugen3d.datasets.depth_frame import DepthFrame
+from eugen3d.mapping import SdfMapper, SdfMapperConfig
+from eugen3d.models.isdf import EUGenIsdfModel
+from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
+
+PROGRESS = "mapper_progress"
+"""Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
+
+
+class FrameSource(Protocol):
+    """What a datamanager of depth frames has beside nerfstudio's own methods."""
+
+    position: int
+    """The frame of the sequence that comes next; set it to go on from there."""
+    rays_per_batch: int
+    """Rays that are drawn of the frames in a step."""
+    is_stream: bool
+    """Whether frames come one after the other, or all at once."""
+    is_over: bool
+    """Whether the stream has ended."""
+    num_skipped: int
+    """Frames that could not be read."""
+
+    def next_frame(self) -> DepthFrame | None:
+        """The frame that is due, or None where none is yet, or the stream has ended."""
+        ...
+
+    def all_frames(self) -> list[DepthFrame]:
+        """All frames at once."""
+        ...
+
+    def eval_frames(self) -> Iterable[DepthFrame]:
+        """Frames that are not trained on."""
+        ...
+
+
+@dataclass
+class SdfPipelineConfig(VanillaPipelineConfig):
+    """A datamanager of depth frames, an eugen-isdf model, and how it is trained."""
+
+    _target: type = field(default_factory=lambda: SdfPipeline)
+    """Target class to instantiate."""
+    mapper: SdfMapperConfig = field(default_factory=SdfMapperConfig)
+    """Rays, losses, keyframes and steps. The learning rate is the optimizer's, `--optimizers.fields`."""
+    num_final_steps: int = 400
+    """Steps after the last frame of a stream, on its keyframes; training ends then."""
+    num_batch_steps: int = 4000
+    """Steps where frames do not stream; training ends then."""
+    seed: int = 0
+    """Of the rays and samples."""
+    evaluation: SdfEvaluationConfig = field(default_factory=SdfEvaluationConfig)
+    """Where `ns-eval` measures."""
+
+
+class SdfPipeline(Pipeline):
+    """Trains a model's field on depth frames.
+
+    A checkpoint holds the model's weights and the mapper's progress, keyframes included: a stream that was stopped goes
+    on from there, and one is written whenever a keyframe is done.
+    """
+
+    config: SdfPipelineConfig
+
+    def __init__(
+        self,
+        config: SdfPipelineConfig,
+        device: str | torch.device,
+        test_mode: str = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__()
+        if world_size > 1:
+            raise ValueError(f"world_size is {world_size}, expected 1: a stream is trained on by one process")
+        self.config, self.world_size = config, world_size
+        self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode)
+        box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]) * config.model.trace.far_plane)  # pyright: ignore
+        self._model = config.model.setup(scene_box=box, num_train_data=1, device=device)
+        self.model.to(device)
+        assert isinstance(self.model, EUGenIsdfModel)
+        self.mapper = SdfMapper(self.model.field, config.mapper, config.seed)
+        self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
+        self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
+
+    @property
+    def source(self) -> FrameSource:
+        """The datamanager, as where frames come from."""
+        return self.datamanager  # pyright: ignore[reportReturnType]
+
+    def forward(self) -> None:
+        """A pipeline is no function."""
+        raise NotImplementedError
+
+    def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of a step, after the frames that were due have been taken.
+
+        Nothing can be trained on where no frame is usable: that ends the process with one line and exit code 2.
+        """
+        self._take_due_frames()
+        if not len(self.mapper.keyframes):
+            path, count = self.datamanager.get_datapath(), self._num_skipped()
+            print(f"error: {path}: none of its frames can be used, {count} were skipped", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2)
+        is_replay = not self.source.is_stream or (self.source.is_over and self.mapper.wants_frame())
+        losses = self.mapper.losses(num_recent=0) if is_replay else self.mapper.losses()
+        counts = {
+            "num_frames": self.mapper.num_frames,
+            "num_skipped": self._num_skipped(),
+            "num_keyframes": len(self.mapper.keyframes),
+        }
+        return {}, losses, {name: torch.tensor(float(count)) for name, count in counts.items()}
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float | None]:
+        """The field's errors on the frames that were not trained on, and against the data's mesh where there is one.
+
+        What cannot be measured ends the process with one line and exit code 2.
+
+        Args:
+            step: of training; not used.
+            output_path: where pictures of these frames' views go; None: none are made.
+            get_std: whether the standard deviation of the depth error between frames is wanted, too.
+        """
+        assert isinstance(self.model, EUGenIsdfModel)
+        path = self.datamanager.get_datapath()
+        try:
+            return evaluate(self.model, path, self.source.eval_frames(), self.config.evaluation, output_path, get_std)
+        except (SceneError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """The model's."""
+        return self.model.get_param_groups()
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """What ends training with the stream, and writes a checkpoint whenever a keyframe is done."""
+        after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+        return [TrainingCallback(after, self._after_step, update_every_num_iters=1, args=[attributes.trainer])]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The model's weights, and the mapper's progress as bytes."""
+        buffer = io.BytesIO()
+        progress = {"position": self.source.position, "final_steps_left": self._final_steps_left}
+        torch.save({**progress, **self.mapper.progress()}, buffer)
+        state = super().state_dict(*args, **kwargs)
+        return {**state, PROGRESS: torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)}
+
+    def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
+        """Go on from a checkpoint; strict.
+
+        Raises:
+            RuntimeError: its weights are not those of this model.
+        """
+        prefix = "_model."
+        weights = {key.removeprefix(prefix): value for key, value in loaded_state.items() if key.startswith(prefix)}
+        self.model.load_state_dict(weights)
+        progress = torch.load(io.BytesIO(loaded_state[PROGRESS].cpu().numpy().tobytes()), weights_only=True)
+        self.source.position = progress["position"]
+        self._final_steps_left = progress["final_steps_left"]
+        self.mapper.load_progress(progress)
+
+    def _num_skipped(self) -> int:
+        """Frames that could not be read, or that nothing could be learned from."""
+        return self.source.num_skipped + self.mapper.num_skipped
+
+    def _take_due_frames(self) -> None:
+        if not self.source.is_stream:
+            if not len(self.mapper.keyframes):
+                self.mapper.add_keyframes(self.source.all_frames())
+            return
+        while self.mapper.wants_frame() and not self.source.is_over:
+            frame = self.source.next_frame()
+            if frame is not None:
+                self.mapper.begin(frame)
+            elif len(self.mapper.keyframes):
+                return  # nothing is due: the steps until then go into what there is
+
+    def _after_step(self, trainer: Any, step: int) -> None:
+        if not self.mapper.wants_frame():
+            return
+        if self.source.is_over or not self.source.is_stream:
+            self._final_steps_left -= 1
+            trainer.stop_training = self._final_steps_left <= 0
+        elif self.mapper.keyframes.last_is_keyframe:
+            trainer.save_checkpoint(step)

@@ -1,0 +1,140 @@
+"""eugen-isdf on folders of frames: bad ones among them, a folder that grows, and what is measured afterwards."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
+from eugen3d.layers import EUGenConfig, LayerConfig
+from eugen3d.mapping import RaySamplingConfig, SdfMapperConfig, TraceConfig
+from eugen3d.models.isdf import EUGenIsdfModelConfig
+from eugen3d.models.isdf_evaluation import SdfEvaluationConfig
+from eugen3d.models.isdf_pipeline import SdfPipeline, SdfPipelineConfig
+
+WriteSequence = Callable[..., Path]
+MODEL = EUGenIsdfModelConfig(
+    layer=LayerConfig("eugen", EUGenConfig(4, phi="softplus-100")),
+    replaced_layers=(1,),
+    num_layers=2,
+    layer_width=8,
+    num_frequencies=2,
+    trace=TraceConfig(far_plane=6.0, tolerance=1e-4),
+)
+MAPPER = SdfMapperConfig(
+    RaySamplingConfig(num_rays=20, num_surface_samples=2, num_stratified_samples=4),
+    num_first_steps=2,
+    num_frame_steps=1,
+    num_keyframe_steps=1,
+)
+
+
+class Plane(nn.Module):
+    """The distance to the plane z = `level` from above."""
+
+    def __init__(self, level: float = -2.0) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(level))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 2] - self.level
+
+
+def pipeline_of(data: Path, mode: str = "val", **settings: Any) -> SdfPipeline:
+    config = SdfPipelineConfig(model=copy.deepcopy(MODEL), mapper=MAPPER, num_final_steps=2)
+    config.datamanager = DepthDataManagerConfig(data=data, **settings)  # pyright: ignore[reportAttributeAccessIssue]
+    config.evaluation = SdfEvaluationConfig(num_rays=50, num_points=40)
+    return SdfPipeline(config, "cpu", mode)
+
+
+def evaluated(data: Path, field: nn.Module, folder: Path | None = None, **settings: Any) -> dict[str, float | None]:
+    """What a field scores on a sequence."""
+    pipeline = pipeline_of(data, "test", **settings)
+    pipeline.model.field = field  # pyright: ignore[reportArgumentType]
+    return pipeline.get_average_eval_image_metrics(output_path=folder, get_std=True)
+
+
+def spoil(folder: Path) -> None:
+    """Frame 1 loses its depth's values, 2 its pose, 3 its size, 4 its file; 5 is good; 6 is no picture."""
+    iio.imwrite(folder / "depth001.png", np.zeros((24, 32), np.uint16))
+    meta = json.loads((folder / "transforms.json").read_text())
+    meta["frames"][2]["transform_matrix"][0][3] = float("nan")
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    iio.imwrite(folder / "depth003.png", np.full((12, 16), 2000, np.uint16))
+    (folder / "depth004.png").unlink()
+    (folder / "depth006.png").write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize("settings", [{}, {"watch_timeout": 0.3}])
+def test_a_stream_goes_on_over_bad_frames(wall_sequence: WriteSequence, capsys, settings: dict[str, Any]) -> None:
+    data = wall_sequence(9)
+    spoil(data)
+    pipeline, metrics = pipeline_of(data, eval_interval=0, **settings), {}
+    while not (pipeline.source.is_over and pipeline.mapper.wants_frame()):
+        _, losses, metrics = pipeline.get_train_loss_dict(0)
+        assert all(bool(loss.isfinite()) for loss in losses.values())
+    last = pipeline.mapper.keyframes.entries[-1].frame.name
+    assert (pipeline.mapper.num_frames, float(metrics["num_skipped"])) == (4, 5) and last == "wall/depth008.png"
+    text = " ".join(capsys.readouterr().out.split())
+    assert "skipped 5 of 9 frames: wall/depth001.png: depth has no measurement; wall/depth002.png: pose is not" in text
+    assert text.count("skipped") == 1, "reported once"
+
+
+def test_frames_that_are_all_bad_end_the_process_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+    data = wall_sequence(2)
+    for n in range(2):
+        iio.imwrite(data / f"depth{n:03d}.png", np.zeros((24, 32), np.uint16))
+    with pytest.raises(SystemExit, match="2"):
+        pipeline_of(data, eval_interval=0).get_train_loss_dict(0)
+    assert capsys.readouterr().err == f"error: {data}: none of its frames can be used, 2 were skipped\n"
+
+
+def test_an_exact_field_has_no_error(wall_sequence: WriteSequence, tmp_path: Path) -> None:
+    metrics = evaluated(wall_sequence(9), Plane(), tmp_path / "views", eval_interval=4)
+    assert metrics["num_frames"] == 2 and metrics["hit_rate"] == 1
+    for name in ("depth_error", "depth_error_std", "sdf_error", "surface_sdf_error", "gradient_cosine_distance"):
+        assert metrics[name] == pytest.approx(0.0, abs=2e-4), name
+    assert metrics["sdf_error[>1]"] is not None
+    shown = sorted(path.name for path in (tmp_path / "views").iterdir())
+    assert shown == sorted(f"eval_{kind}_000{n}.png" for kind in ("rgb", "normals", "depth") for n in range(2))
+    assert iio.imread(tmp_path / "views" / "eval_normals_0000.png")[12, 16].tolist() == [128, 128, 255]
+
+
+def test_a_field_that_is_off_by_a_length_is_measured_to_be(wall_sequence: WriteSequence) -> None:
+    metrics = evaluated(wall_sequence(9), Plane(-1.75), eval_interval=4)
+    for name in ("depth_error", "sdf_error", "surface_sdf_error"):
+        assert metrics[name] == pytest.approx(0.25, abs=2e-4), name
+    assert metrics["gradient_cosine_distance"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_field_without_a_surface_is_never_met(wall_sequence: WriteSequence) -> None:
+    metrics = evaluated(wall_sequence(9, mesh=False), Plane(-50.0), eval_interval=4)
+    assert metrics == {"num_frames": 2, "depth_error": None, "depth_error_std": None, "hit_rate": 0}
+
+
+def test_without_frames_for_evaluation_the_process_ends_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+    data = wall_sequence(3)
+    with pytest.raises(SystemExit, match="2"):
+        evaluated(data, Plane(), eval_interval=0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {data}: has no frame for evaluation")
+
+
+def test_a_mesh_that_is_not_there_ends_the_process_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+    data = wall_sequence(4)
+    (data / "mesh.ply").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        evaluated(data, Plane(), eval_interval=2)
+    assert capsys.readouterr().err == f"error: {data / 'mesh.ply'}: not found, expected a triangle mesh\n"
+
+
+def test_settings_of_evaluation_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_rays and num_points are at least 1"):
+        SdfEvaluationConfig(num_rays=0)
