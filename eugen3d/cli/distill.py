@@ -8,24 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.models.base_model import Model, ModelConfig
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from eugen3d.cli.distill_layers import Chosen, choose_layers, needed_rows
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
+from eugen3d.cli.distill_sources import DistillSource, NerfSource
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.narrow import narrow_config, train_narrow
 from eugen3d.cli.progress import progress_bar
-from eugen3d.cli.refinement import refine_student
-from eugen3d.cli.runs import Run, load_run, save_run
-from eugen3d.cli.teacher_rows import hash_seed, sample_rows
-from eugen3d.cli.teachers import NerfTeacher, teacher_of
-from eugen3d.distill import Distiller, FieldLoss, LayerReport, LayerTask, Network
+from eugen3d.cli.runs import load_run, save_run
+from eugen3d.cli.sdf_distillation import SdfSource
+from eugen3d.cli.sdf_runs import is_sdf_run
+from eugen3d.cli.teacher_rows import hash_seed
+from eugen3d.distill import Distiller, LayerReport, LayerTask, Network
 from eugen3d.metrics.cost import dense_parameters
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.training.distributed import is_main, process_group
@@ -48,61 +47,45 @@ class Distill(DistillSettings):
     def _run(self, device: str) -> None:
         self.check()
         random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
-        run = load_run(self.load_config, device, test_mode="test")
-        teacher = teacher_of(run)
-        networks = teacher.networks()
-        layers = choose_layers(self, run, networks)
-        progress = DistillProgress.open(self.output_dir, self.of_call(run))
+        source = open_source(self, device)
+        networks = source.networks_of(source.model)
+        layers = choose_layers(self, source.config.pipeline.model, source.checkpoint, networks)
+        progress = DistillProgress.open(self.output_dir, self.of_call(source.checkpoint))
         try:
-            self._distil(run, teacher, networks, layers, progress)
+            self._distil(source, networks, layers, progress)
         except KeyboardInterrupt:
             CONSOLE.print(f"interrupted; what is done is kept in {progress.path}, the same command continues from it")
             raise
         progress.remove()
 
     def _distil(
-        self, run: Run, teacher: NerfTeacher, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
+        self, source: DistillSource, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
     ) -> None:
         if self.kind == "narrow" and layers:
-            self._distil_narrow(run, teacher, networks, progress)
-            return
-        config = _distilled_config(run)
-        if layers:
-            config.layers = {
-                f"{teacher.paths[part]}.{site}": one.layer
-                for part, chosen in layers.items()
-                for site, one in chosen.items()
-            }
-        students = self._solve(run, teacher, networks, layers, progress)
-        counts = {"teacher": _count(networks), "student": _count(students)}
-        student = self._student(run, config, teacher, students)
-        if self.refine_steps:
-            config.merged = True
-            refine_student(self, run, type(teacher)(student), progress)
-        counts["folded"] = _count(type(teacher)(student).folded())
-        self._save(run, config, student, progress, counts)
-
-    def _distil_narrow(
-        self, run: Run, teacher: NerfTeacher, networks: dict[str, Network], progress: DistillProgress
-    ) -> None:
-        """A thinner network in the teacher's place, no layer of which comes from it."""
-        config = narrow_config(self, run)
-        torch.manual_seed(hash_seed(self.seed, "narrow"))
-        student = self._set_up(run, config)
-        students = type(teacher)(student).networks()
-        start = time.perf_counter()
-        rows = sample_rows(_manager(run), teacher, self.sampling, 1, self.seed)
-        progress.seconds["sample"] += time.perf_counter() - start
-        train_narrow(self, networks, students, rows, progress)
+            config = narrow_config(self, source.config)
+            torch.manual_seed(hash_seed(self.seed, "narrow"))
+            student = source.set_up(config)
+            students = source.networks_of(student)
+            train_narrow(self, networks, students, source.rows(1, progress), source.make_loss, progress)
+        else:
+            config = _distilled_config(source.config.pipeline.model)
+            if layers:
+                config.layers = {
+                    f"{source.paths[part]}.{site}": one.layer
+                    for part, chosen in layers.items()
+                    for site, one in chosen.items()
+                }
+            students = self._solve(source, networks, layers, progress)
+            student = _student(source, config, students)
         counts = {"teacher": _count(networks), "student": _count(students)}
         if self.refine_steps:
             config.merged = True
-            refine_student(self, run, type(teacher)(student), progress)
-        counts["folded"] = _count(type(teacher)(student).folded())
-        self._save(run, config, student, progress, counts)
+            source.refine(student, progress)
+        counts["folded"] = source.count_folded(student)
+        self._save(source, config, student, progress, counts)
 
     def _solve(
-        self, run: Run, teacher: NerfTeacher, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
+        self, source: DistillSource, networks: dict[str, Network], layers: Chosen, progress: DistillProgress
     ) -> dict[str, Network]:
         """The networks with their layers replaced, one after the other; what is done comes from the progress file."""
         if not layers:
@@ -111,12 +94,10 @@ class Distill(DistillSettings):
         students = progress.restore_layers(networks, kinds)
         if progress.reports:
             return students
-        start = time.perf_counter()
-        rows = sample_rows(_manager(run), teacher, self.sampling, needed_rows(networks, layers), self.seed)
-        progress.seconds["sample"] += time.perf_counter() - start
+        rows = source.rows(needed_rows(networks, layers), progress)
         fit = self.fit_config()
         distillers = {
-            part: Distiller(networks[part], students[part], layers[part], rows[part], fit, FieldLoss)
+            part: Distiller(networks[part], students[part], layers[part], rows[part], fit, source.make_loss)
             for part in networks
         }
         with progress_bar(CONSOLE, transient=False) as bar:
@@ -169,29 +150,9 @@ class Distill(DistillSettings):
             "relative_error": report.relative_error,
         } | progress.conditioning[name]
 
-    def _student(
-        self, run: Run, config: DistilledModelConfig, teacher: NerfTeacher, networks: dict[str, Network]
-    ) -> Model:
-        """A model of the student's configuration with these fields, and all else as the teacher has it."""
-        student = self._set_up(run, config)
-        state = teacher.model.state_dict()
-        for part, path in teacher.paths.items():
-            state = {key: value for key, value in state.items() if not key.startswith(f"{path}.")}
-            state |= networks[part].module.state_dict(prefix=f"{path}.")
-        student.load_state_dict(state)
-        return student
-
-    def _set_up(self, run: Run, config: ModelConfig) -> Model:
-        """A freshly drawn model for the run's scene."""
-        dataset, device = _manager(run).train_dataset, run.pipeline.model.device
-        kwargs = {"num_train_data": len(dataset), "metadata": dataset.metadata, "device": device}
-        model = config.setup(scene_box=dataset.scene_box, **kwargs)
-        model.update_to_step(run.step)
-        return model.to(device).eval()
-
     def _save(
         self,
-        run: Run,
+        source: DistillSource,
         config: ModelConfig,
         student: Model,
         progress: DistillProgress,
@@ -199,33 +160,44 @@ class Distill(DistillSettings):
     ) -> None:
         if not is_main():
             return
-        run.config.pipeline.model = config
-        state = {f"_model.{key}": value for key, value in student.state_dict().items()}
-        save_run(run.config, state, run.step, self.output_dir)
+        source.config.pipeline.model = config
+        save_run(source.config, source.state(student), source.step, self.output_dir)
         result = {"layers": progress.reports, "num_parameters": counts, "seconds": dict(progress.seconds)}
         write_whole(self.output_dir / "distill.json", json.dumps(result, indent=2) + "\n")
         _print_result(result)
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and distill.json", soft_wrap=True)
 
 
-def _distilled_config(run: Run) -> DistilledModelConfig:
+def open_source(settings: DistillSettings, device: str) -> DistillSource:
+    """The run that `--load-config` names, whichever method it is of.
+
+    Raises:
+        UsageError: it cannot be loaded, or is of a method that is not known.
+    """
+    if is_sdf_run(settings.load_config):
+        return SdfSource(settings, device)
+    return NerfSource(settings, load_run(settings.load_config, device, test_mode="test"))
+
+
+def _student(source: DistillSource, config: DistilledModelConfig, networks: Mapping[str, Network]) -> Model:
+    """A model of the student's configuration with these networks, and all else as the teacher has it."""
+    student = source.set_up(config)
+    state = source.model.state_dict()
+    for part, path in source.paths.items():
+        state = {key: value for key, value in state.items() if not key.startswith(f"{path}.")}
+        state |= networks[part].module.state_dict(prefix=f"{path}.")
+    student.load_state_dict(state)
+    return student
+
+
+def _distilled_config(model: ModelConfig) -> DistilledModelConfig:
     """What a student's configuration starts from: the teacher's model with no layer replaced, or the student's own."""
-    model = run.config.pipeline.model
-    if isinstance(model, DistilledModelConfig):
-        return replace(model)
-    return DistilledModelConfig.of(model)
+    return replace(model) if isinstance(model, DistilledModelConfig) else DistilledModelConfig.of(model)
 
 
-def _manager(run: Run) -> VanillaDataManager:
-    manager = run.pipeline.datamanager
-    assert isinstance(manager, VanillaDataManager)
-    return manager
-
-
-def _count(networks: Mapping[str, Network | nn.Module]) -> int:
+def _count(networks: Mapping[str, Network]) -> int:
     """Parameters of the networks' layers; hash grids and embeddings are none."""
-    modules = (part.module if isinstance(part, Network) else part for part in networks.values())
-    return sum(p.numel() for module in modules for p in dense_parameters(module))
+    return sum(p.numel() for network in networks.values() for p in dense_parameters(network.module))
 
 
 def _print_result(result: dict[str, Any]) -> None:

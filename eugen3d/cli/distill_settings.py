@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.renders import file_hash
-from eugen3d.cli.runs import Run
 from eugen3d.cli.teacher_rows import SamplingConfig
 from eugen3d.distill import FitConfig, FitTarget, LayerwiseConfig, Start
 from eugen3d.layers import EUGenConfig, KindConfig, LowRankConfig, SNNKConfig
@@ -45,8 +44,9 @@ class DistillSettings:
     """Those of the coarse field, which only says where the fine one looks and can do with less."""
     plan: Path | None = None
     """A plan.json of `eugen3d plan`, which says what to replace, by what and how large, in the place of these flags."""
-    phi: Phi = "relu"
-    """Map of the features; identity keeps the ReLU outside, which is activation-aware low rank."""
+    phi: Phi | None = None
+    """Map of the features, by default the activation that the layer has; identity keeps the activation outside, which
+    is activation-aware low rank."""
     projection: Start = "picked"
     """Where projections start: the teacher's own neurons that tell most of what is read from them, or a random draw."""
     use_norm: bool = False
@@ -113,11 +113,15 @@ class DistillSettings:
             )
         self.layerwise(SHARE_OF_WIDTH)
 
-    def layerwise(self, width: int) -> LayerwiseConfig:
-        """How a layer of so many neurons is found."""
+    def layerwise(self, width: int, activation: Phi = "relu") -> LayerwiseConfig:
+        """How a layer of so many neurons is found.
+
+        Args:
+            activation: what follows it; the identity where nothing does.
+        """
         num_features = max(1, width // SHARE_OF_WIDTH) if self.num_features is None else self.num_features
         try:
-            return LayerwiseConfig(self._layer(num_features), self.projection)
+            return LayerwiseConfig(self._layer(num_features, activation), self.projection)
         except ValueError as error:
             message = str(error).replace("rank", "num_features") if self.kind == "low-rank" else str(error)
             raise UsageError(f"--{message.replace('_', '-')}") from None
@@ -129,24 +133,29 @@ class DistillSettings:
             rate = NARROW_LEARNING_RATE if self.kind == "narrow" else FitConfig.learning_rate
         return FitConfig(self.fit_steps, self.fit_sweeps, self.fit_target, learning_rate=rate)
 
-    def of_call(self, run: Run) -> dict[str, Any]:
-        """What has to be the same for an interrupted run to be continued."""
+    def of_call(self, checkpoint: Path) -> dict[str, Any]:
+        """What has to be the same for an interrupted run to be continued.
+
+        Args:
+            checkpoint: the teacher's.
+        """
         settings = dataclasses.asdict(self)
         for key in ("load_config", "output_dir", "device"):
             settings.pop(key)
         for key in ("plan", "refine_teacher"):
             file = getattr(self, key)
             settings[key] = None if file is None else file_hash(file)
-        stat = run.checkpoint.stat()
+        stat = checkpoint.stat()
         settings["processes"] = world_size()
-        return settings | {"layers": list(self.layers), "teacher": [run.checkpoint.name, stat.st_size, stat.st_mtime]}
+        return settings | {"layers": list(self.layers), "teacher": [checkpoint.name, stat.st_size, stat.st_mtime]}
 
-    def _layer(self, num_features: int) -> KindConfig:
+    def _layer(self, num_features: int, activation: Phi) -> KindConfig:
         if self.kind == "low-rank":
             return LowRankConfig(num_features)
         if self.kind == "snnk":
             return SNNKConfig(num_features)
-        return EUGenConfig(num_features, self.order, self.phi, self.use_norm)
+        phi = self.phi or ("relu" if activation == "identity" else activation)
+        return EUGenConfig(num_features, self.order, phi, self.use_norm)
 
     def _refuse_beside_plan(self) -> None:
         """Refuse flags that say what a plan says."""

@@ -2,31 +2,35 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import torch
+from nerfstudio.engine.trainer import TrainerConfig
 from rich.console import Console
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import SHARE_OF_WIDTH, DistillSettings
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
-from eugen3d.cli.runs import Run
 from eugen3d.cli.teacher_rows import hash_seed
-from eugen3d.distill import FieldLoss, Network, Rows, fit_network
+from eugen3d.distill import Loss, Network, Rows, fit_network
+from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.nerf import EUGenNerfModelConfig
 
 
-def narrow_config(settings: DistillSettings, run: Run) -> EUGenNerfModelConfig:
+def narrow_config(settings: DistillSettings, config: TrainerConfig) -> EUGenNerfModelConfig | EUGenIsdfModelConfig:
     """The teacher's configuration with thinner layers, all dense.
 
     Raises:
         UsageError: the run is of a method whose width is no setting.
     """
-    model = run.config.pipeline.model
-    if not isinstance(model, EUGenNerfModelConfig):
-        method = run.config.method_name
-        raise UsageError(f"--kind narrow: {settings.load_config} is of method {method!r}, expected an eugen-nerf")
+    model = config.pipeline.model
+    if not isinstance(model, EUGenNerfModelConfig | EUGenIsdfModelConfig):
+        found = f"{settings.load_config} is of method {config.method_name!r}"
+        raise UsageError(f"--kind narrow: {found}, expected an eugen-nerf or eugen-isdf")
     width = settings.num_features or max(1, model.layer_width // SHARE_OF_WIDTH)
+    if isinstance(model, EUGenIsdfModelConfig):
+        return dataclasses.replace(model, layer_width=width)
     view_width = max(1, round(model.view_width * width / model.layer_width))
     return dataclasses.replace(model, layer_width=width, view_width=view_width)
 
@@ -36,6 +40,7 @@ def train_narrow(
     teachers: dict[str, Network],
     students: dict[str, Network],
     rows: dict[str, Rows],
+    make_loss: Callable[[Network, Rows], Loss],
     progress: DistillProgress,
 ) -> None:
     """Train freshly drawn networks at a teacher's rows, all layers at once, in place; what is done is kept."""
@@ -50,7 +55,7 @@ def train_narrow(
                 continue
             start = time.perf_counter()
             generator = torch.Generator().manual_seed(hash_seed(settings.seed, part, "narrow"))
-            loss = FieldLoss(teachers[part], rows[part].split()[0])
+            loss = make_loss(teachers[part], rows[part].split()[0])
             fit_network(student, loss, config, generator, lambda: bar.advance(shown))
             progress.seconds["fit"] += time.perf_counter() - start
             progress.add(f"{part} narrow", part, student.module)

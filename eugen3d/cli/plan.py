@@ -32,7 +32,7 @@ class PlanCommand(PlanSettings):
         random.seed(self.seed)
         run = load_run(self.load_config, self.device, test_mode="test")
         teacher = teacher_of(run)
-        if (found := replaced_kind(run)) is not None:
+        if (found := replaced_kind(run.config.pipeline.model)) is not None:
             raise UsageError(f"{self.load_config}: its layers are {found!r} already, expected 'linear' ones")
         progress = PlanProgress.open(self.output_dir, self._settings(run))
         try:

@@ -138,10 +138,10 @@ def save_run(config: TrainerConfig, state: Mapping[str, Tensor], step: int, outp
     checkpoint: dict[str, Any] = {"step": step, "pipeline": _copied(state)}
     buffer = io.BytesIO()
     torch.save(checkpoint | {"optimizers": {}, "schedulers": {}, "scalers": {}}, buffer)
-    manager = config.pipeline.datamanager
-    assert isinstance(manager, VanillaDataManagerConfig)
-    parser = dataclasses.replace(manager.dataparser, data=Path(manager.data or manager.dataparser.data)).setup()
-    outputs = parser.get_dataparser_outputs(split="train")
+    manager, outputs = config.pipeline.datamanager, None
+    if isinstance(manager, VanillaDataManagerConfig):  # others keep the axes of the data
+        parser = dataclasses.replace(manager.dataparser, data=Path(manager.data or manager.dataparser.data)).setup()
+        outputs = parser.get_dataparser_outputs(split="train")
     with whole_folder(output_dir) as folder:
         for relative, content in {
             "config.yml": yaml.dump(run_config).encode(),
@@ -150,7 +150,8 @@ def save_run(config: TrainerConfig, state: Mapping[str, Tensor], step: int, outp
             with naming(output_dir / relative):
                 (folder / relative).parent.mkdir(exist_ok=True)
                 (folder / relative).write_bytes(content)
-        outputs.save_dataparser_transform(folder / "dataparser_transforms.json")
+        if outputs is not None:
+            outputs.save_dataparser_transform(folder / "dataparser_transforms.json")
     return run_config
 
 

@@ -1,6 +1,5 @@
 """Runs of eugen-isdf: the field of a checkpoint and what was seen when it was trained, without the frames' folder."""
 
-import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 import torch
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
 from eugen3d.cli.config_file import read_config
@@ -17,7 +18,7 @@ from eugen3d.mapping.keyframes import Keyframes
 from eugen3d.mapping.rays import rays_at
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.isdf import EUGenIsdfModel, EUGenIsdfModelConfig
-from eugen3d.models.isdf_pipeline import PROGRESS
+from eugen3d.models.isdf_pipeline import PROGRESS, unpack_progress
 
 PIXEL_STEP = 4
 """Every how manieth row and column of a keyframe counts as seen."""
@@ -29,12 +30,27 @@ class SdfRun:
 
     name: str
     """The run folder's name."""
+    config: TrainerConfig
     model: EUGenIsdfModel
+    """In evaluation mode."""
+    checkpoint: Path
     step: int
+    progress: dict[str, Any] | None
+    """Where the mapper stood, its keyframes included; None where the checkpoint does not say."""
+    keyframes: Keyframes
+    """What it was trained on last; none where the checkpoint holds none."""
     surface: Tensor
-    """(n, 3) points that the keyframes measured, metres; none where the checkpoint holds no keyframes."""
-    data: Path | None
-    """The sequence that it was trained on."""
+    """(n, 3) points that the keyframes measured, thinned, metres."""
+
+    @property
+    def data(self) -> Path | None:
+        """The sequence that it was trained on."""
+        return self.config.pipeline.datamanager.data
+
+
+def is_sdf_run(config_path: Path) -> bool:
+    """Whether a run is of a field of signed distance, distilled or not."""
+    return isinstance(_plain_model(read_config(config_path)), EUGenIsdfModelConfig)
 
 
 def load_sdf_run(config_path: Path, device: str) -> SdfRun:
@@ -45,32 +61,45 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     """
     target = resolve_device(device)
     config = read_config(config_path)
-    settings = config.pipeline.model
-    plain = settings.teacher if isinstance(settings, DistilledModelConfig) else settings
-    if not isinstance(plain, EUGenIsdfModelConfig):
+    if not isinstance(_plain_model(config), EUGenIsdfModelConfig):
         raise UsageError(f"{config_path}: is of method {config.method_name!r}, expected a run of eugen-isdf")
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = read_state(checkpoint)
-    box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
-    model = settings.setup(scene_box=box, num_train_data=1).to(target).eval()
+    model = set_up_model(config.pipeline.model).to(target).eval()
     assert isinstance(model, EUGenIsdfModel)
-    progress = state.pop(PROGRESS, None)
+    packed = state.pop(PROGRESS, None)
     check_state(checkpoint, state, {f"_model.{key}": value for key, value in model.state_dict().items()})
     model.load_state_dict({key.removeprefix("_model."): value for key, value in state.items()})
     try:
-        surface = _seen_points(progress)
+        progress = None if packed is None else unpack_progress(packed)
+        keyframes = _keyframes(progress)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"{checkpoint}: its keyframes cannot be read ({first_line(error)})") from None
-    return SdfRun(config_path.resolve().parent.name, model, step, surface, config.pipeline.datamanager.data)
+    name, surface = config_path.resolve().parent.name, _seen_points(keyframes)
+    return SdfRun(name, config, model, checkpoint, step, progress, keyframes, surface)
 
 
-def _seen_points(progress: Tensor | None) -> Tensor:
-    """The points that the keyframes of a mapper's progress measured, thinned."""
+def set_up_model(config: ModelConfig) -> Model:
+    """A freshly drawn model; the box of a scene is of no matter to it."""
+    return config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=1)
+
+
+def _plain_model(config: TrainerConfig) -> ModelConfig:
+    """The configuration of a run's model, or of its teacher's where it was distilled."""
+    model = config.pipeline.model
+    return model.teacher if isinstance(model, DistilledModelConfig) else model
+
+
+def _keyframes(progress: dict[str, Any] | None) -> Keyframes:
     if progress is None:
-        return torch.zeros(0, 3)
-    state: dict[str, Any] = torch.load(io.BytesIO(progress.numpy().tobytes()), weights_only=True)
-    keyframes = Keyframes(len(state["keyframes"]["entries"]))
-    keyframes.load_state_dict(state["keyframes"], torch.device("cpu"))
+        return Keyframes(0)
+    keyframes = Keyframes(len(progress["keyframes"]["entries"]))
+    keyframes.load_state_dict(progress["keyframes"], torch.device("cpu"))
+    return keyframes
+
+
+def _seen_points(keyframes: Keyframes) -> Tensor:
+    """The points that keyframes measured, thinned."""
     seen = [torch.zeros(0, 3)]
     for entry in keyframes.entries:
         thinned = entry.frame.depth[::PIXEL_STEP, ::PIXEL_STEP]

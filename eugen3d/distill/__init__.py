@@ -21,6 +21,7 @@ from eugen3d.distill.problem import LayerProblem
 from eugen3d.distill.rays import HELD_OUT, RaySamples, Rows, draw_rows, join_rows
 from eugen3d.distill.recorded import RecordedNetwork
 from eugen3d.distill.refine import RefineConfig, RefineState, refine
+from eugen3d.distill.sdf_loss import SdfLoss
 from eugen3d.distill.sensitivity import NestedSolutions, layer_losses
 from eugen3d.distill.solve import Conditioning
 from eugen3d.distill.uniform import UNIFORM_KINDS, UniformKind, largest_uniform, uniform_plan
@@ -58,6 +59,7 @@ __all__ = [
     "RefineConfig",
     "RefineState",
     "Rows",
+    "SdfLoss",
     "Start",
     "UniformKind",
     "distill",

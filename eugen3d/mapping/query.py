@@ -20,12 +20,15 @@ class SdfQuery:
     Args:
         field: takes positions (n, 3) in metres to distances (n,).
         runtime: the backend of `distance`; gradients are taken by torch's reverse mode, tile by tile.
+
+    Attributes:
+        folded: the copy.
     """
 
     def __init__(self, field: nn.Module, runtime: Backend = "eager") -> None:
-        self._folded = fold(copy.deepcopy(field)).eval().requires_grad_(False)
-        self._evaluate = build(self._folded, runtime)
-        parameter = next(self._folded.parameters())
+        self.folded = fold(copy.deepcopy(field)).eval().requires_grad_(False)
+        self._evaluate = build(self.folded, runtime)
+        parameter = next(self.folded.parameters())
         self._like = {"device": parameter.device, "dtype": parameter.dtype}
 
     def distance(self, points: Tensor) -> Tensor:
@@ -41,5 +44,5 @@ class SdfQuery:
         gradient = torch.empty(len(points), 3, dtype=self._like["dtype"], device=points.device)
         for start in range(0, len(points), rows):
             tile = slice(start, start + rows)
-            distance[tile], gradient[tile] = distance_and_gradient(self._folded, points[tile].to(**self._like))
+            distance[tile], gradient[tile] = distance_and_gradient(self.folded, points[tile].to(**self._like))
         return distance, gradient

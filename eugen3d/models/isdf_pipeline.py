@@ -24,6 +24,18 @@ PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
 
 
+def pack_progress(progress: Mapping[str, Any]) -> Tensor:
+    """A mapper's progress, tensors and plain values, as one tensor of bytes."""
+    buffer = io.BytesIO()
+    torch.save(dict(progress), buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def unpack_progress(packed: Tensor) -> dict[str, Any]:
+    """What was packed; nothing that it names is run."""
+    return torch.load(io.BytesIO(packed.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+
+
 class FrameSource(Protocol):
     """What a datamanager of depth frames has beside nerfstudio's own methods."""
 
@@ -92,7 +104,7 @@ class SdfPipeline(Pipeline):
             raise ValueError(f"world_size is {world_size}, expected 1: a stream is trained on by one process")
         self.config, self.world_size = config, world_size
         self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode)
-        box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]) * config.model.trace.far_plane)  # pyright: ignore
+        box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))  # of no matter: rays have planes of their own
         self._model = config.model.setup(scene_box=box, num_train_data=1, device=device)
         self.model.to(device)
         assert isinstance(self.model, EUGenIsdfModel)
@@ -159,11 +171,9 @@ class SdfPipeline(Pipeline):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's weights, and the mapper's progress as bytes."""
-        buffer = io.BytesIO()
         progress = {"position": self.source.position, "final_steps_left": self._final_steps_left}
-        torch.save({**progress, **self.mapper.progress()}, buffer)
-        state = super().state_dict(*args, **kwargs)
-        return {**state, PROGRESS: torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)}
+        packed = pack_progress({**progress, **self.mapper.progress()})
+        return {**super().state_dict(*args, **kwargs), PROGRESS: packed}
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Go on from a checkpoint; strict.
@@ -174,7 +184,7 @@ class SdfPipeline(Pipeline):
         prefix = "_model."
         weights = {key.removeprefix(prefix): value for key, value in loaded_state.items() if key.startswith(prefix)}
         self.model.load_state_dict(weights)
-        progress = torch.load(io.BytesIO(loaded_state[PROGRESS].cpu().numpy().tobytes()), weights_only=True)
+        progress = unpack_progress(loaded_state[PROGRESS])
         self.source.position = progress["position"]
         self._final_steps_left = progress["final_steps_left"]
         self.mapper.load_progress(progress)

@@ -9,8 +9,20 @@ SCRATCH = ".checkpoint"
 """The folder that checkpoints are written to, beside theirs: nerfstudio takes every file in theirs for a whole one."""
 
 
+ENDED = "ended"
+"""The empty file that a training leaves in its run folder when it has come to its end, wherever that was."""
+
+
 class WholeCheckpointTrainer(Trainer):
-    """Nerfstudio's trainer, but a checkpoint is renamed into its folder only when all of it is written."""
+    """Nerfstudio's trainer, but a checkpoint is renamed into its folder only when all of it is written.
+
+    How many steps a stream is worth is known at its end only: `ENDED` tells a training that is over from one that was
+    interrupted.
+    """
+
+    def _after_train(self) -> None:
+        super()._after_train()
+        (self.base_dir / ENDED).touch()
 
     def save_checkpoint(self, step: int) -> None:
         """Save the model and the optimizers; what was saved before goes only when this is there."""

@@ -40,6 +40,8 @@ class Job:
     """What its command draws from; None for a given run."""
     steps: int = 0
     """A training's."""
+    end: Path | None = None
+    """The file that a training leaves when it is over, where that is not known by its steps."""
     input: "Job | None" = None
     """The job whose product this one starts from."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from eugen3d.cli.experiment.job import Conditions, Job, Kind
 from eugen3d.cli.experiment.specification import TEACHER, Flags, Scene, Specification
 from eugen3d.cli.renders import file_hash, fingerprint
 from eugen3d.cli.runs import find_checkpoint, load_config
+from eugen3d.models.whole_checkpoints import ENDED, WholeCheckpointTrainer
 
 EUGEN3D = (sys.executable, "-m", "eugen3d.cli.main")
 NS_TRAIN = (sys.executable, "-m", "nerfstudio.scripts.train")
@@ -178,7 +179,8 @@ def _train(own: _Own, method: str | None, scene: Scene) -> Job:
     shared = ("--data", str(scene.data), "--machine.device-type", device.partition(":")[0])
     command = (*NS_TRAIN, method, *place, *quiet, *shared, *flags)
     product = folder / method / "run" / "config.yml"
-    return own.job("train", key, command, product, parsed.machine.seed, steps=parsed.max_num_iterations)
+    end = product.with_name(ENDED) if parsed._target is WholeCheckpointTrainer else None
+    return own.job("train", key, command, product, parsed.machine.seed, steps=parsed.max_num_iterations, end=end)
 
 
 def _distill(own: _Own, source: Job) -> Job:

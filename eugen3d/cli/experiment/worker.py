@@ -91,7 +91,9 @@ def log_path(job: Job) -> Path:
 
 def _is_complete(job: Job) -> bool:
     """Whether all of the product is there; a training writes its config.yml first, a distillation appears whole."""
-    return job.product.exists() and (job.kind != "train" or _steps_done(job) >= job.steps)
+    if job.kind != "train" or not job.product.exists():
+        return job.product.exists()
+    return _steps_done(job) >= job.steps if job.end is None else job.end.exists()
 
 
 def _steps_done(job: Job) -> int:
@@ -110,8 +112,9 @@ def _models(job: Job) -> Path:
 def _command(job: Job) -> list[str]:
     if job.kind != "train" or not (done := _steps_done(job)):
         return list(job.command)
+    command = [*job.command, "--load-dir", str(_models(job))]
     # nerfstudio counts the steps from the checkpoint; the last of two equal flags holds
-    return [*job.command, "--load-dir", str(_models(job)), "--max-num-iterations", str(job.steps - done)]
+    return command if job.end else [*command, "--max-num-iterations", str(job.steps - done)]
 
 
 def _environment(job: Job) -> dict[str, str]:

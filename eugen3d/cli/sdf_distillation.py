@@ -1,0 +1,167 @@
+"""Runs of eugen-isdf as what `eugen3d distill` starts from: their rows are points along rays of the keyframes."""
+
+import dataclasses
+import math
+import time
+from types import MappingProxyType
+
+import torch
+from nerfstudio.models.base_model import Model, ModelConfig
+from rich.console import Console
+from torch import Tensor, nn
+
+from eugen3d.cli.distill_progress import DistillProgress
+from eugen3d.cli.distill_settings import DistillSettings
+from eugen3d.cli.distill_sources import DistillSource
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.sdf_runs import load_sdf_run, set_up_model
+from eugen3d.cli.teacher_rows import SamplingConfig, hash_seed
+from eugen3d.distill import Network, RefineConfig, RefineState, Rows, SdfLoss, refine
+from eugen3d.layers import fold
+from eugen3d.mapping import RaySamplingConfig
+from eugen3d.mapping.rays import draw_rays, draw_samples
+from eugen3d.models.isdf import EUGenIsdfModel
+from eugen3d.models.isdf_pipeline import PROGRESS, pack_progress
+from eugen3d.training.distributed import rank, world_size
+
+CONSOLE = Console()
+RAYS_PER_BATCH = 64
+
+
+class SdfSource(DistillSource):
+    """A trained field of signed distance.
+
+    Raises:
+        UsageError: the run cannot be loaded, its checkpoint holds no keyframes, or a flag is of no use for it.
+    """
+
+    paths = MappingProxyType({"field": "field"})
+    make_loss = SdfLoss
+
+    def __init__(self, settings: DistillSettings, device: str) -> None:
+        _refuse_flags_of_pictures(settings)
+        run = load_sdf_run(settings.load_config, device)
+        if not len(run.keyframes):
+            raise UsageError(f"{run.checkpoint}: holds no keyframes, expected some: their rays are distilled at")
+        self.settings, self.run = settings, run
+        self.config, self.checkpoint, self.step, self.model = run.config, run.checkpoint, run.step, run.model
+        self._rows: dict[str, Rows] | None = None
+
+    def networks_of(self, model: Model) -> dict[str, Network]:
+        assert isinstance(model, EUGenIsdfModel)
+        return {"field": Network.trace(model.field, (torch.zeros(1, 3, device=model.device),))}
+
+    def rows(self, needed: int, progress: DistillProgress) -> dict[str, Rows]:
+        if self._rows is None:
+            start = time.perf_counter()
+            self._rows = {"field": self._draw_rows(needed)}
+            progress.seconds["sample"] += time.perf_counter() - start
+        return self._rows
+
+    def make_model(self, config: ModelConfig) -> Model:
+        return set_up_model(config)
+
+    def folded_of(self, model: Model) -> dict[str, nn.Module]:
+        assert isinstance(model, EUGenIsdfModel)
+        return {"field": model.query().folded}
+
+    def state(self, student: Model) -> dict[str, Tensor]:
+        """The student's weights and the teacher's keyframes: a stream goes on from there, and a mesh knows its bounds.
+
+        What the teacher explained at its last keyframe is left out: it is no field of the student's.
+        """
+        assert self.run.progress is not None
+        return super().state(student) | {PROGRESS: pack_progress(self.run.progress | {"frozen": None})}
+
+    def refine(self, student: Model, progress: DistillProgress) -> None:
+        assert isinstance(student, EUGenIsdfModel)
+        settings, rows = self.settings, self.rows(1, progress)["field"]
+        teacher, folded = self.networks_of(self.model)["field"], fold(student)
+        network = Network(student.field, {}, {})
+        loss, held_out_loss = (SdfLoss(teacher, part) for part in rows.split())
+        num_rows = math.ceil(settings.refine_num_rays * self._rows_per_ray / world_size())
+
+        def train_loss(step: int) -> Tensor:
+            generator = torch.Generator().manual_seed(hash_seed(settings.seed, "refine", step, rank()))
+            return loss(network, generator, num_rows)
+
+        state = progress.restore_refine(folded)
+        config = RefineConfig(settings.refine_steps, settings.refine_learning_rate, patience=settings.refine_patience)
+        with progress_bar(CONSOLE, transient=False) as bar:
+            task = bar.add_task("refining end to end", total=settings.refine_steps, completed=state.step)
+            start = time.perf_counter()
+
+            def on_step(state: RefineState) -> None:
+                nonlocal start
+                bar.update(task, completed=state.step)
+                if state.step % config.check_every == 0:
+                    progress.seconds["refine"] += time.perf_counter() - start
+                    start = time.perf_counter()
+                    progress.save_refine(folded, state)
+
+            try:
+                refine(folded, train_loss, lambda: held_out_loss.of(network), config, state, on_step)
+            except ValueError as error:
+                raise UsageError(f"{settings.load_config}: --refine-steps: {error}") from None
+            progress.seconds["refine"] += time.perf_counter() - start
+
+    @property
+    def _rays(self) -> RaySamplingConfig:
+        """How rays are drawn and samples stand on them: as when the field was trained."""
+        return self.config.pipeline.mapper.rays  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def _rows_per_ray(self) -> float:
+        return self._rays.num_samples * self.settings.sampling.pair_fraction
+
+    def _draw_rows(self, needed: int) -> Rows:
+        """This process's rows; those of all processes are the same ones for the same seed."""
+        sampling, count = self.settings.sampling, math.ceil(self.settings.sampling.num_rays / RAYS_PER_BATCH)
+        total = min(sampling.max_rows, round(sampling.num_rays * self._rows_per_ray))
+        if total < needed:
+            raise UsageError(
+                f"--sampling.num-rays: {sampling.num_rays} rays give {total} rows, expected at least {needed} for "
+                "--num-features; take more rays or pairs, or fewer features"
+            )
+        if count < world_size():
+            raise UsageError(
+                f"--sampling.num-rays: {sampling.num_rays} rays are {count} batches, expected one or more for each of "
+                f"{world_size()} processes"
+            )
+        share = total / (sampling.num_rays * self._rays.num_samples)
+        parts = [self._draw_points(number, share) for number in range(rank(), count, world_size())]
+        points = torch.cat(parts).to(self.model.device)
+        ones = torch.ones(len(points), device=points.device)
+        return Rows((points,), ones, ones, tuple(map(len, parts)))
+
+    def _draw_points(self, number: int, share: float) -> Tensor:
+        """A share of the samples of a batch of rays, (n, 3); batches go through one keyframe after the other."""
+        entries = self.run.keyframes.entries
+        generator = torch.Generator().manual_seed(hash_seed(self.settings.seed, "rows", number))
+        rays = draw_rays(entries[number % len(entries)].frame, RAYS_PER_BATCH, self._rays, generator)
+        points = draw_samples(rays, self._rays, generator).points.flatten(0, 1)
+        return points[torch.randperm(len(points), generator=generator)[: math.ceil(share * len(points))]]
+
+
+def _refuse_flags_of_pictures(settings: DistillSettings) -> None:
+    """Refuse what only fields that are rendered have a use for."""
+    found = [
+        flag
+        for flag, value, default in (
+            ("coarse-layers", settings.coarse_layers, DistillSettings.coarse_layers),
+            ("plan", settings.plan, None),
+            ("refine-teacher", settings.refine_teacher, None),
+            ("refine-novel-poses", settings.refine_novel_poses, DistillSettings.refine_novel_poses),
+        )
+        if value != default
+    ]
+    for own in dataclasses.fields(SamplingConfig):
+        is_used = own.name in ("num_rays", "pair_fraction", "max_rows")
+        if not is_used and getattr(settings.sampling, own.name) != own.default:
+            found.append(f"sampling.{own.name.replace('_', '-')}")
+    if found:
+        raise UsageError(
+            f"--{found[0]}: found for {settings.load_config}, whose rays are those of the depth frames that it keeps; "
+            "expected it to be left out"
+        )
