@@ -1,6 +1,7 @@
 """The pipeline of eugen-isdf: frames from a datamanager, and a mapper that steps as nerfstudio's trainer does."""
 
 import io
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,9 +73,10 @@ class SdfPipelineConfig(VanillaPipelineConfig):
     mapper: SdfMapperConfig = field(default_factory=SdfMapperConfig)
     """Rays, losses, keyframes and steps. The learning rate is the optimizer's, `--optimizers.fields`."""
     num_final_steps: int = 400
-    """Steps after the last frame of a stream, on its keyframes; training ends then."""
+    """Steps after the last frame of a stream, on its keyframes, by which the learning rate decays along a cosine;
+    training ends then."""
     num_batch_steps: int = 4000
-    """Steps where frames do not stream; training ends then."""
+    """Steps where frames do not stream, by which the learning rate decays along a cosine; training ends then."""
     seed: int = 0
     """Of the rays and samples."""
     evaluation: SdfEvaluationConfig = field(default_factory=SdfEvaluationConfig)
@@ -205,11 +207,21 @@ class SdfPipeline(Pipeline):
             elif len(self.mapper.keyframes):
                 return  # nothing is due: the steps until then go into what there is
 
+    def _final_rate(self) -> float:
+        """What the learning rate is multiplied by in the final steps: with large ones distances would end as noise."""
+        config = self.config
+        total = config.num_final_steps if self.source.is_stream else config.num_batch_steps
+        left = max(self._final_steps_left, 0) / max(total, 1)
+        return 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left))
+
     def _after_step(self, trainer: Any, step: int) -> None:
         if not self.mapper.wants_frame():
             return
         if self.source.is_over or not self.source.is_stream:
             self._final_steps_left -= 1
             trainer.stop_training = self._final_steps_left <= 0
+            for name, optimizer in trainer.optimizers.optimizers.items():
+                for group in optimizer.param_groups:
+                    group["lr"] = self._final_rate() * trainer.config.optimizers[name]["optimizer"].lr
         elif self.mapper.keyframes.last_is_keyframe:
             trainer.save_checkpoint(step)
