@@ -7,26 +7,50 @@ Cell = tuple[str, str]
 
 def relative_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
     """A run's numbers by heading, each with its relation to the first run, empty for the first run itself."""
-    is_first = run is first
 
     def difference(key: str, digits: int) -> str:
-        if is_first or run[key] is None or first[key] is None:
+        if run is first or run[key] is None or first[key] is None:
             return ""
         return f"{run[key] - first[key]:+.{digits}f}".replace("-", "−")
-
-    def ratio(key: str) -> str:
-        return "" if is_first else f"× {run[key] / first[key]:.3g}"
 
     return {
         "PSNR dB": (number(run["psnr"], 2), difference("psnr", 2)),
         "SSIM": (number(run["ssim"], 4), difference("ssim", 4)),
         "LPIPS": (number(run["lpips"], 4), difference("lpips", 4)),
-        "params": (f"{run['num_parameters']:,}", ratio("num_parameters")),
-        "FLOPs": (si(run["flops_per_sample"]), ratio("flops_per_sample")),
-        "file": (si(run["checkpoint_bytes"], "B"), ratio("checkpoint_bytes")),
+        **_cost_cells(run, first),
         "s/frame": (f"{run['seconds_per_frame']:.3g}", ""),
         "speed": (f"{run['speedup']:.3g}×", ""),
     }
+
+
+def sdf_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
+    """The same of a run of a field of signed distance; what was not measured in any run is left out by the caller."""
+
+    def centimetres(key: str) -> Cell:
+        value = run.get(key)
+        return number(None if value is None else 100 * value, 2), _ratio(run, first, key)
+
+    return {
+        "SDF cm": centimetres("sdf_error"),
+        "surface cm": centimetres("surface_sdf_error"),
+        "1 - cos": (number(run.get("gradient_cosine_distance"), 3), _ratio(run, first, "gradient_cosine_distance")),
+        "depth cm": centimetres("depth_error"),
+        **_cost_cells(run, first),
+        "ms/query": (f"{1000 * run['seconds_per_query']:.3g}", ""),
+        "speed": (f"{run['speedup']:.3g}×", ""),
+    }
+
+
+def _cost_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
+    return {
+        "params": (f"{run['num_parameters']:,}", _ratio(run, first, "num_parameters")),
+        "FLOPs": (si(run["flops_per_sample"]), _ratio(run, first, "flops_per_sample")),
+        "file": (si(run["checkpoint_bytes"], "B"), _ratio(run, first, "checkpoint_bytes")),
+    }
+
+
+def _ratio(run: dict[str, Any], first: dict[str, Any], key: str) -> str:
+    return "" if run is first or not run.get(key) or not first.get(key) else f"× {run[key] / first[key]:.3g}"
 
 
 def number(value: float | None, digits: int) -> str:

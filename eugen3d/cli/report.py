@@ -53,7 +53,7 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         right_options=_options(names, 1),
         shown=f"{shown[0]} of {shown[1]} views" if shown[0] < shown[1] else f"all {shown[1]} views",
         views="\n".join(_view(index, view, result) for index, view in enumerate(views)),
-        scale=_data_url(encode_png(_colours(np.linspace(0, 1, 256)[None]))),
+        scale=data_url(encode_png(_colours(np.linspace(0, 1, 256)[None]))),
         scale_end=f"{ERROR_SCALE:g}",
         names=json.dumps(names).replace("<", "\\u003c"),
     )
@@ -153,7 +153,7 @@ def _figure(key: str, png: bytes, alt: str, name: str, note: str, below: str = "
 
 def _picture(key: str, png: bytes, alt: str) -> str:
     name = f'id="{key}" ' if key else ""
-    return f'<img {name}src="{_data_url(png)}" alt="{escape(alt)}">'
+    return f'<img {name}src="{data_url(png)}" alt="{escape(alt)}">'
 
 
 def _options(names: Sequence[str], chosen: int) -> str:
@@ -168,5 +168,5 @@ def _decode(png: bytes) -> np.ndarray:
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
-def _data_url(png: bytes) -> str:
+def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,4 +1,4 @@
-"""`eugen3d score`: quality, size and speed of runs, side by side on the same views."""
+"""`eugen3d score`: quality, size and speed of runs, side by side on the same views or depth frames."""
 
 import json
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ from eugen3d.cli.formats import relative_cells
 from eugen3d.cli.renders import RenderStore, encode_png, to_bytes
 from eugen3d.cli.report import ReportView, write_report
 from eugen3d.cli.runs import UsageError
+from eugen3d.cli.sdf_comparison import SdfComparison
+from eugen3d.cli.sdf_report import sdf_table, write_sdf_report
+from eugen3d.cli.sdf_runs import is_sdf_run
 from eugen3d.cli.views import choose_evenly
 
 
 @dataclass
 class Score(ComparisonConfig):
-    """Compare runs on the same views: quality, size and speed of the folded models."""
+    """Compare runs on the same views: quality, size and speed of the folded models. Of fields of signed distance it is
+    their errors in what held-out depth frames saw, and the time of a query of distances and gradients."""
 
     output: Path = Path("score.json")
     """The result file. Renders are kept beside it, and a second call goes on from them."""
@@ -32,7 +36,27 @@ class Score(ComparisonConfig):
     def main(self) -> None:
         """Run the command."""
         self.check()
-        console = Console()
+        of_sdf = [path for path in self.load_config if is_sdf_run(path)]
+        if not of_sdf:
+            self._score_pictures(Console())
+        elif len(of_sdf) == len(self.load_config):
+            self._score_fields(Console())
+        else:
+            other = next(path for path in self.load_config if path not in of_sdf)
+            raise UsageError(f"{other}: is no run of eugen-isdf, expected one beside {of_sdf[0]}")
+
+    def _score_fields(self, console: Console) -> None:
+        """Fields of signed distance: their errors, not their pictures' quality."""
+        comparison = SdfComparison(self, console)
+        result = comparison.run()
+        write_whole(self.output, json.dumps(result, indent=2) + "\n")
+        if self.report:
+            write_sdf_report(self.report, result, comparison.pictures(self.report_images))
+        console.print(sdf_table(result))
+        for path in filter(None, (self.output, self.report)):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+    def _score_pictures(self, console: Console) -> None:
         comparison = Comparison(self, RenderStore(self.output.parent / f"{self.output.stem}_renders"), console)
         result = comparison.run()
         write_whole(self.output, json.dumps(result, indent=2) + "\n")

@@ -46,14 +46,17 @@ PATTERNS: dict[str, Pattern] = {
     "transformers.GPT2MLP": Pattern("c_fc", "act", "c_proj"),
 }
 
-ACTIVATION_MODULES: dict[str, tuple[Phi, dict[str, Any]]] = {
-    "torch.ReLU": ("relu", {}),
-    "torch.GELU": ("gelu", {"approximate": "none"}),
-    "torch.Softplus": ("softplus", {"beta": 1, "threshold": 20}),
-    "transformers.GELUActivation": ("gelu", {"act": F.gelu}),
-    "eugen3d.Sine": ("sine", {"omega_0": 1}),
+ACTIVATION_MODULES: dict[str, tuple[tuple[Phi, dict[str, Any]], ...]] = {
+    "torch.ReLU": (("relu", {}),),
+    "torch.GELU": (("gelu", {"approximate": "none"}),),
+    "torch.Softplus": (
+        ("softplus", {"beta": 1, "threshold": 20}),
+        ("softplus-100", {"beta": 100, "threshold": 20}),
+    ),
+    "transformers.GELUActivation": (("gelu", {"act": F.gelu}),),
+    "eugen3d.Sine": (("sine", {"omega_0": 1}),),
 }
-"""Activation classes with the Φ that they compute, if their attributes have these values. GELU's tanh form is another
+"""Activation classes with every Φ that they compute, if their attributes have these values. GELU's tanh form is another
 function, off by up to 5e-4, and so are a Softplus of another β and a sine of another ω₀: they stay where they are."""
 
 
@@ -108,8 +111,10 @@ def phi_of(module: nn.Module | None, patterns: Patterns | None = None) -> Phi | 
             if found not in get_args(Phi):
                 raise ValueError(f"patterns give {key} as {found!r}, expected one of {', '.join(get_args(Phi))}")
             return found
-    phi, settings = ACTIVATION_MODULES.get(qualified_name(owner), (None, {}))
-    return phi if all(getattr(module, name, None) == value for name, value in settings.items()) else None
+    for phi, settings in ACTIVATION_MODULES.get(qualified_name(owner), ()):
+        if all(getattr(module, name, None) == value for name, value in settings.items()):
+            return phi
+    return None
 
 
 def slot_at(root: nn.Module, path: str, slots: Mapping[nn.Module, list[Slot]]) -> Slot | None:

@@ -110,14 +110,19 @@ def _mesh_errors(
     return sdf_metrics(distance, truth, gradient, true_gradient) | {"surface_sdf_error": at_surface}
 
 
+def frame_outputs(model: EUGenIsdfModel, frame: DepthFrame) -> dict[str, Tensor]:
+    """What a frame's camera sees of a model's field, (height, width, ...) each."""
+    height, width = frame.depth.shape
+    fx, fy, cx, cy = frame.intrinsics
+    camera = Cameras(frame.camera_to_world[None], fx, fy, cx, cy, width, height).to(model.device)
+    return model.get_outputs_for_camera(camera)
+
+
 def _save_views(model: EUGenIsdfModel, frames: list[DepthFrame], folder: Path) -> None:
     """What the frames' cameras see of the field: lit, its normals, and its depth, white at the farthest measured."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(frames):
-        height, width = frame.depth.shape
-        fx, fy, cx, cy = frame.intrinsics
-        camera = Cameras(frame.camera_to_world[None], fx, fy, cx, cy, width, height).to(model.device)
-        outputs = model.get_outputs_for_camera(camera)
+        outputs = frame_outputs(model, frame)
         shown: dict[str, Tensor] = {name: outputs[name] for name in ("rgb", "normals")}
         shown["depth"] = (outputs["depth"] / frame.depth.max()).clamp(max=1.0).expand(-1, -1, 3)
         for name, image in shown.items():
