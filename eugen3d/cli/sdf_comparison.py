@@ -22,12 +22,11 @@ from eugen3d.cli.sdf_runs import load_sdf_run
 from eugen3d.cli.views import choose_evenly
 from eugen3d.datasets import BadFrameError, DepthFrame, SceneError
 from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
-from eugen3d.mapping import SdfQuery
-from eugen3d.mapping.keyframes import frame_to
 from eugen3d.mapping.normals import normals_at
+from eugen3d.mapping.rays import rays_at
 from eugen3d.metrics.cost import dense_parameters, flops_per_row
 from eugen3d.metrics.visibility import sample_visible_volume
-from eugen3d.models.isdf_evaluation import depth_error, evaluate, frame_outputs
+from eugen3d.models.isdf_evaluation import evaluate, frame_outputs
 from eugen3d.runtime.machine import synchronize
 
 NUM_POINTS = 65_536
@@ -66,7 +65,9 @@ class SdfComparison:
         for path, run in zip(settings.load_config[1:], self.runs[1:], strict=True):
             if _folder(path, run.config) != self.held_out.folder:
                 raise UsageError(f"{path}: was trained on {run.data}, expected {self.held_out.folder} as the first run")
-        self.queries = [SdfQuery(run.model.field, settings.runtime) for run in self.runs]
+        for run in self.runs:
+            run.model.config.runtime = settings.runtime
+        self.queries = [run.model.query() for run in self.runs]
 
     def run(self) -> dict[str, Any]:
         """Measure all runs and return the result."""
@@ -103,9 +104,7 @@ class SdfComparison:
             for run in self.runs:
                 outputs = frame_outputs(run.model, frame)
                 renders.append(encode_png(to_bytes(outputs["normals"].cpu())))
-                evaluation = run.config.pipeline.evaluation  # pyright: ignore[reportAttributeAccessIssue]
-                own = frame_to(frame, run.model.device)
-                errors.append(depth_error(run.model.query(), own, run.model.config.trace, evaluation)[0])
+                errors.append(_depth_error(outputs, frame))
             views.append(SdfView(frame.name, encode_png(to_bytes(_measured_normals(frame))), renders, errors))
         return views
 
@@ -158,6 +157,16 @@ def _seconds(call: Callable[[Tensor], Any], points: Tensor) -> float:
     call(points)
     synchronize(points.device)
     return time.perf_counter() - start
+
+
+def _depth_error(outputs: dict[str, Tensor], frame: DepthFrame) -> float | None:
+    """The mean |z - z'| of what a camera sees of a field, where there is a surface and a measurement."""
+    height, width = frame.depth.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    length = rays_at(frame, rows.flatten(), columns.flatten()).directions.norm(dim=1).view(height, width)
+    seen = (outputs["accumulation"][..., 0].cpu() > 0) & (frame.depth > 0)
+    error = (outputs["depth"][..., 0].cpu() / length - frame.depth).abs()[seen]
+    return float(error.mean()) if len(error) else None
 
 
 def _measured_normals(frame: DepthFrame) -> Tensor:

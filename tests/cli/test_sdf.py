@@ -1,6 +1,5 @@
 """`eugen3d query` and `eugen3d export-mesh` on a run of eugen-isdf whose field is known."""
 
-import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-import yaml
 from torch import Tensor, nn
 from trimesh.visual import ColorVisuals
 
@@ -18,12 +16,9 @@ from eugen3d.cli.export_mesh import encode_mesh
 from eugen3d.cli.main import main
 from eugen3d.cli.mesh import count_blocks, find_blocks, keep_near, march
 from eugen3d.cli.sdf_runs import load_sdf_run
-from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.fields import distance_and_gradient
-from eugen3d.layers import EUGenConfig, LayerConfig
-from eugen3d.mapping import SdfMapper, SdfQuery
-from eugen3d.methods.eugen_isdf_small import eugen_isdf_small
-from eugen3d.models.isdf_pipeline import PROGRESS, SdfPipeline
+from eugen3d.mapping import SdfQuery
+from eugen3d.models.isdf_pipeline import PROGRESS
 
 MakeRun = Callable[..., Path]
 
@@ -50,30 +45,6 @@ class Wall(nn.Module):
         return x[:, 2] - self.level
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
-    """A function that writes a run of a small untrained field with one keyframe, and returns its config.yml."""
-
-    def make(change: Callable[[dict], object] = dict, name: str = "run", data: Path | None = None) -> Path:
-        config = copy.deepcopy(eugen_isdf_small.config)
-        config.pipeline.datamanager.data = data
-        config.pipeline.model.layer = LayerConfig("eugen", EUGenConfig(4, phi="softplus-100"))
-        config.pipeline.model.layer_width, config.pipeline.model.num_frequencies = 8, 2
-        pipeline = copy.deepcopy(config.pipeline).setup(device="cpu", test_mode="inference")
-        assert isinstance(pipeline, SdfPipeline) and isinstance(pipeline.mapper, SdfMapper)
-        frame = DepthFrame("f", torch.full((16, 16), 2.0), torch.eye(3, 4), (8.0, 8.0, 8.0, 8.0), time=0.5)
-        pipeline.mapper.add_keyframes([frame])
-        folder = tmp_path / name / "nerfstudio_models"
-        folder.mkdir(parents=True)
-        (folder.parent / "config.yml").write_text(yaml.dump(config))
-        state = pipeline.state_dict()
-        change(state)
-        torch.save({"step": 3, "pipeline": state}, folder / "step-000000003.ckpt")
-        return folder.parent / "config.yml"
-
-    return make
-
-
 def run(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
@@ -93,16 +64,16 @@ def colors_of(mesh: trimesh.Trimesh) -> np.ndarray | None:
     return visual.vertex_colors if isinstance(visual, ColorVisuals) and visual.kind == "vertex" else None
 
 
-def test_a_run_is_loaded_with_what_was_seen(make_run: MakeRun) -> None:
-    loaded = load_sdf_run(make_run(), "cpu")
+def test_a_run_is_loaded_with_what_was_seen(make_sdf_run: MakeRun) -> None:
+    loaded = load_sdf_run(make_sdf_run(), "cpu")
     assert (loaded.name, loaded.step) == ("run", 3)
     assert loaded.surface.shape == (16, 3)
     torch.testing.assert_close(loaded.surface[0], torch.tensor([-1.875, 1.875, -2.0]))
 
 
 @pytest.mark.parametrize("count", [0, 1, 70_000])
-def test_a_query_writes_distances_and_gradients(make_run: MakeRun, tmp_path: Path, count: int) -> None:
-    config, points = make_run(), np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+def test_a_query_writes_distances_and_gradients(make_sdf_run: MakeRun, tmp_path: Path, count: int) -> None:
+    config, points = make_sdf_run(), np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
     np.save(tmp_path / "p.npy", points)
     run("query", "--load-config", config, "--points", tmp_path / "p.npy", "--output", tmp_path / "q.npz")
     with np.load(tmp_path / "q.npz") as written:
@@ -114,10 +85,10 @@ def test_a_query_writes_distances_and_gradients(make_run: MakeRun, tmp_path: Pat
     assert count < 2 or np.ptp(distance) > 1e-4
 
 
-def test_a_query_without_gradients_writes_none(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_query_without_gradients_writes_none(make_sdf_run: MakeRun, tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.zeros((5, 3), np.int64))
     options = ("--points", tmp_path / "p.npy", "--output", tmp_path / "q.npz", "--values", "distance")
-    run("query", "--load-config", make_run(), *options)
+    run("query", "--load-config", make_sdf_run(), *options)
     with np.load(tmp_path / "q.npz") as written:
         assert written.files == ["distance"] and written["distance"].shape == (5,)
 
@@ -133,18 +104,18 @@ def test_a_query_without_gradients_writes_none(make_run: MakeRun, tmp_path: Path
         (b"no array", "is no .npy file of points (n, 3)"),
     ],
 )
-def test_points_that_are_none_are_refused(make_run: MakeRun, tmp_path: Path, capsys, points, expected: str) -> None:
+def test_points_that_are_none_are_refused(make_sdf_run: MakeRun, tmp_path: Path, capsys, points, expected: str) -> None:
     path, output = tmp_path / "p.npy", tmp_path / "q.npz"
     if isinstance(points, bytes):
         path.write_bytes(points)
     elif points is not None:
         np.save(path, points)
-    line = refused(capsys, "query", "--load-config", make_run(), "--points", path, "--output", output)
+    line = refused(capsys, "query", "--load-config", make_sdf_run(), "--points", path, "--output", output)
     assert line.startswith(f"error: --points {path}: ") and expected in line
     assert not output.exists()
 
 
-def test_runs_that_cannot_be_loaded_are_refused(make_run: MakeRun, tmp_path: Path, capsys) -> None:
+def test_runs_that_cannot_be_loaded_are_refused(make_sdf_run: MakeRun, tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "p.npy", np.zeros((1, 3)))
     options = ("--points", tmp_path / "p.npy", "--output", tmp_path / "q.npz")
 
@@ -152,20 +123,20 @@ def test_runs_that_cannot_be_loaded_are_refused(make_run: MakeRun, tmp_path: Pat
         return refused(capsys, "query", "--load-config", config, *options)
 
     assert "not found, expected a run's config.yml" in line_of(tmp_path / "none" / "config.yml")
-    lacking = make_run(lambda state: state.pop("_model.field.head.0.weight"), "lacking")
+    lacking = make_sdf_run(lambda state: state.pop("_model.field.head.0.weight"), "lacking")
     assert "lacks _model.field.head.0.weight, expected what config.yml describes" in line_of(lacking)
-    damaged = make_run(lambda state: state.update({PROGRESS: torch.zeros(9, dtype=torch.uint8)}), "damaged")
+    damaged = make_sdf_run(lambda state: state.update({PROGRESS: torch.zeros(9, dtype=torch.uint8)}), "damaged")
     assert "its keyframes cannot be read" in line_of(damaged)
-    nerf = make_run(name="nerf")
+    nerf = make_sdf_run(name="nerf")
     text = nerf.read_text().replace("isdf.EUGenIsdfModelConfig", "nerf.EUGenNerfModelConfig")
     nerf.write_text(text)
     assert "expected a run of eugen-isdf" in line_of(nerf)
 
 
-def test_the_output_of_a_query_is_an_npz_file(make_run: MakeRun, tmp_path: Path, capsys) -> None:
+def test_the_output_of_a_query_is_an_npz_file(make_sdf_run: MakeRun, tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "p.npy", np.zeros((1, 3)))
     options = ("--points", tmp_path / "p.npy", "--output", tmp_path / "q.npy")
-    assert "expected the name of an .npz file" in refused(capsys, "query", "--load-config", make_run(), *options)
+    assert "expected the name of an .npz file" in refused(capsys, "query", "--load-config", make_sdf_run(), *options)
 
 
 def test_marching_a_sphere_gives_its_closed_surface() -> None:
@@ -225,16 +196,16 @@ def test_every_format_keeps_colours(suffix: str, shade: int) -> None:
     assert found is not None and np.unique(found, axis=0).tolist() == [[shade, 0, 255, 255]]
 
 
-def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path, capsys) -> None:
+def test_export_mesh_writes_the_zero_level(make_sdf_run: MakeRun, tmp_path: Path, capsys) -> None:
     def centre(state: dict) -> None:
         points = torch.rand(4000, 3) * 2 - 1
         weights = {key.removeprefix("_model.field."): v for key, v in state.items() if key.startswith("_model.field.")}
-        field = load_sdf_run(make_run(name="plain"), "cpu").model.field
+        field = load_sdf_run(make_sdf_run(name="plain"), "cpu").model.field
         field.load_state_dict(weights)
         bias = state["_model.field.head.0.bias"]
         bias -= distance_and_gradient(field, points)[0].median() / field.config.output_scale
 
-    config = make_run(centre)
+    config = make_sdf_run(centre)
     bounds = ("--bounds", -1, -1, -1, 1, 1, 1)
     options = ("--load-config", config, "--voxel", 0.1, *bounds, "--seen-within", "inf", "--max-slope", "inf")
     run("export-mesh", *options, "--output", tmp_path / "m.ply")
@@ -246,11 +217,11 @@ def test_export_mesh_writes_the_zero_level(make_run: MakeRun, tmp_path: Path, ca
 
 
 def test_a_mesh_has_the_colours_of_its_sequence(
-    make_run: MakeRun, wall_sequence: Callable[..., Path], tmp_path: Path, monkeypatch, capsys
+    make_sdf_run: MakeRun, wall_sequence: Callable[..., Path], tmp_path: Path, monkeypatch, capsys
 ) -> None:
     """The cameras see the wall at z = -2 up to x = 2.06."""
     data = wall_sequence(4)
-    config = make_run(data=data)
+    config = make_sdf_run(data=data)
     monkeypatch.setattr(export_mesh, "SdfQuery", lambda field, runtime: SdfQuery(Wall(), runtime))
 
     def exported(*options: object) -> tuple[trimesh.Trimesh, str]:
@@ -289,14 +260,16 @@ def test_a_mesh_has_the_colours_of_its_sequence(
         (("--output", "m.ply", "--bounds", 90, 90, 90, 91, 91, 91, "--voxel", 0.5), "has no surface in the box"),
     ],
 )
-def test_meshes_that_cannot_be_are_refused(make_run: MakeRun, capsys, monkeypatch, tmp_path, options, expected) -> None:
-    config = make_run(lambda state: state["_model.field.head.0.bias"].fill_(50.0))
+def test_meshes_that_cannot_be_are_refused(
+    make_sdf_run: MakeRun, capsys, monkeypatch, tmp_path, options, expected
+) -> None:
+    config = make_sdf_run(lambda state: state["_model.field.head.0.bias"].fill_(50.0))
     monkeypatch.chdir(tmp_path)
     assert expected in refused(capsys, "export-mesh", "--load-config", config, *options)
     assert not (tmp_path / "m.ply").exists()
 
 
-def test_without_keyframes_a_box_is_needed(make_run: MakeRun, capsys, tmp_path: Path) -> None:
-    config = make_run(lambda state: state.pop(PROGRESS))
+def test_without_keyframes_a_box_is_needed(make_sdf_run: MakeRun, capsys, tmp_path: Path) -> None:
+    config = make_sdf_run(lambda state: state.pop(PROGRESS))
     line = refused(capsys, "export-mesh", "--load-config", config, "--output", tmp_path / "m.ply")
     assert "its checkpoint holds no keyframes, expected --bounds" in line

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,9 +87,11 @@ class Trainer:
     stop_training = False
 
     def __init__(self, pipeline: SdfPipeline) -> None:
-        self.pipeline, self.saved = pipeline, []
+        self.pipeline, self.saved, self.rates = pipeline, [], []
         (parameters,) = pipeline.get_param_groups().values()
         self.optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+        self.optimizers = SimpleNamespace(optimizers={"fields": self.optimizer})
+        self.config = SimpleNamespace(optimizers={"fields": {"optimizer": SimpleNamespace(lr=3e-3)}})
         attributes = TrainingCallbackAttributes({}, None, pipeline, self)  # pyright: ignore[reportArgumentType]
         (self.callback,) = pipeline.get_training_callbacks(attributes)
 
@@ -99,6 +103,7 @@ class Trainer:
             self.optimizer.zero_grad()
             _, losses, self.metrics = self.pipeline.get_train_loss_dict(step)
             torch.stack(list(losses.values())).sum().backward()
+            self.rates.append(self.optimizer.param_groups[0]["lr"])
             self.optimizer.step()
             self.callback.run_callback(step)
             if self.stop_training:
@@ -176,6 +181,16 @@ def test_a_set_of_frames_is_trained_on_for_as_many_steps_as_set() -> None:
     pipeline = pipeline_of(4, stream=False)
     assert Trainer(pipeline).train() == 7
     assert len(pipeline.mapper.keyframes) == 3 and pipeline.mapper.num_steps == 7
+
+
+@pytest.mark.filterwarnings("ignore:1. skipped")
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_learning_rate_decays_over_the_final_steps(stream: bool) -> None:
+    trainer = Trainer(pipeline_of(4, stream=stream, num_batch_steps=5))
+    trainer.train()
+    shares = [0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left / 5)) for left in (5, 4, 3, 2, 1)]
+    assert trainer.rates[-5:] == pytest.approx([3e-3 * share for share in shares])
+    assert set(trainer.rates[:-5]) == ({3e-3} if stream else set())
 
 
 @pytest.mark.filterwarnings("ignore:1. skipped")

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from nerfstudio.engine.trainer import Trainer
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from eugen3d.models.whole_checkpoints import SCRATCH, WholeCheckpointTrainer
+from eugen3d.models.whole_checkpoints import ENDED, SCRATCH, WholeCheckpointTrainer
 
 
 class Saver(WholeCheckpointTrainer):
@@ -55,3 +56,13 @@ def test_what_was_saved_stays_where_saving_fails(tmp_path: Path, monkeypatch: py
     assert names(folder.parent / SCRATCH) == ["step-000000005.ckpt"], "as a killed process leaves it"
     saver.save_checkpoint(7)
     assert names(folder) == ["step-000000007.ckpt"] and names(folder.parent) == ["models"]
+
+
+def test_a_training_says_that_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = Saver(tmp_path / "models", True)
+    saver.base_dir = tmp_path
+    done: list[bool] = []
+    monkeypatch.setattr(Trainer, "_after_train", lambda _: done.append((tmp_path / ENDED).exists()))
+    saver._after_train()
+    assert done == [False], "not before the last checkpoint is written"
+    assert (tmp_path / ENDED).exists()

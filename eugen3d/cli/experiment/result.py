@@ -10,6 +10,7 @@ from typing import Any
 
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.experiment.job import Job
+from eugen3d.cli.experiment.measure import Measure, measure_of
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
@@ -29,7 +30,8 @@ def make_rows(specification: Specification, runs: Mapping[str, Job], score: Mapp
         score: what `eugen3d score` wrote of them.
     """
     scored = [(runs[entry["name"]], entry) for entry in score["runs"]]
-    reference = _mean(entry["psnr"] for job, entry in scored if job.group == specification.compare_with)
+    key = measure_of(score["runs"][0]).key
+    reference = _mean(entry[key] for job, entry in scored if job.group == specification.compare_with)
     return [_row(specification, job, entry, reference) for job, entry in scored]
 
 
@@ -86,23 +88,23 @@ def read_score(job: Job) -> dict[str, Any]:
 
 
 def _row(specification: Specification, job: Job, entry: Mapping[str, Any], reference: float | None) -> Row:
-    psnr, (seconds, cpu_seconds) = entry["psnr"], read_seconds(job)
+    measure, (seconds, cpu_seconds) = measure_of(entry), read_seconds(job)
+    value = entry[measure.key]
     return {
         "scene": job.scene,
         "teacher": _teacher(job),
         "method": entry["method"],
         **_describe_layers(job),
-        "psnr": psnr,
-        "delta_psnr": None if psnr is None or reference is None else psnr - reference,
-        "ssim": entry["ssim"],
+        measure.key: value,
+        f"delta_{measure.key}": None if value is None or reference is None else value - reference,
+        **{key: entry[key] for key in measure.others},
         "num_parameters": entry["num_parameters"],
         "flops_per_sample": entry["flops_per_sample"],
         "speedup": entry["speedup"],
-        "seconds": entry["seconds_per_frame"],
+        "seconds": entry[measure.seconds],
         "seed": job.seed,
         "group": job.group,
         "name": job.name,
-        "lpips": entry["lpips"],
         "checkpoint_bytes": entry["checkpoint_bytes"],
         "folder_bytes": _folder_bytes(job.product.parent),
         "job_seconds": seconds,
@@ -186,7 +188,9 @@ def _chain(job: Job) -> list[Job]:
 
 
 def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:
-    values, others = ([row["psnr"] for row in rows if row["psnr"] is not None] for rows in (own, reference))
+    measure = measure_of(own[0])
+    key = measure.key
+    values, others = ([row[key] for row in rows if row[key] is not None] for rows in (own, reference))
     mean, other = _mean(values), _mean(others)
     difference = None if mean is None or other is None or own is reference else mean - other
     errors = [_squared_error(values, own), _squared_error(others, reference)]
@@ -194,14 +198,13 @@ def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:
     first = own[0]
     return {
         "seeds": len(own),
-        "psnr": mean,
-        "psnr_std": statistics.stdev(values) if len(values) > 1 else None,
-        "delta_psnr": difference,
+        key: mean,
+        f"{key}_std": statistics.stdev(values) if len(values) > 1 else None,
+        f"delta_{key}": difference,
         "noise_floor": floor,
-        "verdict": _verdict(difference, floor),
-        "ssim": _mean(row["ssim"] for row in own),
-        "lpips": _mean(row["lpips"] for row in own),
-        **{key: first[key] for key in ("kind", "num_parameters", "flops_per_sample", "checkpoint_bytes")},
+        "verdict": _verdict(difference, floor, measure),
+        **{other: _mean(row[other] for row in own) for other in measure.others},
+        **{name: first[name] for name in ("kind", "num_parameters", "flops_per_sample", "checkpoint_bytes")},
         "speedup": statistics.median(row["speedup"] for row in own),
         "seconds": statistics.median(row["seconds"] for row in own),
     }
@@ -214,12 +217,12 @@ def _squared_error(values: Sequence[float], rows: Sequence[Row]) -> float | None
     return statistics.variance(values) / len(values) if len(values) > 1 else None
 
 
-def _verdict(difference: float | None, floor: float | None) -> str | None:
+def _verdict(difference: float | None, floor: float | None, measure: Measure) -> str | None:
     if difference is None or floor is None:
         return None
     if abs(difference) <= floor:
         return "no difference"
-    return "better" if difference > 0 else "worse"
+    return "better" if (difference > 0) == measure.larger_is_better else "worse"
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from eugen3d.cli.experiment.measure import FIELDS, PICTURES, measure_of
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.formats import number, si
 from eugen3d.cli.plots import Point, scatter
@@ -21,7 +22,7 @@ def lines(summary: Sequence[Row]) -> list[dict[str, str]]:
     """The summary as text by heading; what is the same trifle in all lines is left out."""
     found = [_cells(row) for row in summary]
     trifles = {"scene": {row["scene"] for row in summary[:1]}, "seeds": {"1"}, "LPIPS": {"–"}}
-    left_out = {heading for heading, trifle in trifles.items() if {line[heading] for line in found} <= trifle}
+    left_out = {heading for heading, trifle in trifles.items() if {line.get(heading) for line in found} <= trifle}
     return [{heading: cell for heading, cell in line.items() if heading not in left_out} for line in found]
 
 
@@ -30,8 +31,15 @@ def remarks(result: Row) -> list[str]:
     if not result["summary"]:
         return []
     reference = result["settings"]["compare_with"]
-    notes = [f"Δ: PSNR less that of {reference}; speed: {reference}'s time by its own; FLOPs per sample, folded"]
-    verdicts = {row["verdict"] for row in result["summary"] if row["delta_psnr"] is not None}
+    measure = measure_of(result["summary"][0])
+    delta = f"PSNR less that of {reference}" if measure is PICTURES else f"the error beside that of {reference}"
+    notes = [f"Δ: {delta}; speed: {reference}'s time by its own; FLOPs per sample, folded"]
+    if measure is FIELDS:
+        notes.append(
+            "SDF: mean |s - d| in the volume that held-out frames saw, surface: at the points that they measured, "
+            "1 - cos: of the gradients; depth: of traced rays; a query is of distances and gradients"
+        )
+    verdicts = {row["verdict"] for row in result["summary"] if row[f"delta_{measure.key}"] is not None}
     if None in verdicts:
         notes.append("*: one seed, so that nothing says how much of it is noise")
     if verdicts - {None}:
@@ -103,38 +111,76 @@ def _html_table(summary: Sequence[Row]) -> str:
 
 
 def _plots(summary: Sequence[Row]) -> list[str]:
-    """PSNR against parameters and against time, for every scene."""
+    """Quality against parameters and against time, for every scene."""
     plots = []
     for scene in dict.fromkeys(row["scene"] for row in summary):
-        rows = [row for row in summary if row["scene"] == scene and row["psnr"] is not None]
-        for key, label in (("num_parameters", "parameters, folded"), ("seconds", "seconds per frame")):
-            points = [Point(row["name"], row[key], row["psnr"], index) for index, row in enumerate(rows)]
+        own = [row for row in summary if row["scene"] == scene]
+        measure = measure_of(own[0])
+        rows = [row for row in own if row[measure.key] is not None]
+        seconds = measure.seconds.replace("_", " ")
+        for key, label in (("num_parameters", "parameters, folded"), ("seconds", seconds)):
+            points = [
+                Point(row["name"], row[key], measure.unit * row[measure.key], index) for index, row in enumerate(rows)
+            ]
             if points:
-                plots.append(f"<figcaption><b>{escape(scene)}</b></figcaption>{scatter(points, label, 'PSNR in dB')}")
+                plots.append(f"<figcaption><b>{escape(scene)}</b></figcaption>{scatter(points, label, measure.axis)}")
     return plots
 
 
 def _cells(row: Row) -> dict[str, str]:
-    spread = "" if row["psnr_std"] is None else f" ± {row['psnr_std']:.2f}"
     return {
         "scene": row["scene"],
         "run": row["name"],
         "seeds": str(row["seeds"]),
-        "PSNR dB": number(row["psnr"], 2) + spread,
-        "Δ dB": _difference(row),
-        "SSIM": number(row["ssim"], 4),
-        "LPIPS": number(row["lpips"], 4),
-        "params": f"{row['num_parameters']:,}",
-        "FLOPs": si(row["flops_per_sample"]),
-        "s/frame": f"{row['seconds']:.3g}",
+        **(_picture_cells(row) if measure_of(row) is PICTURES else _error_cells(row)),
         "speed": f"{row['speedup']:.3g}×",
     }
 
 
-def _difference(row: Row) -> str:
+def _picture_cells(row: Row) -> dict[str, str]:
+    difference = None if row["delta_psnr"] is None else f"{row['delta_psnr']:+.2f}"
+    return {
+        "PSNR dB": number(row["psnr"], 2) + _spread(row["psnr_std"]),
+        "Δ dB": _difference(row, difference),
+        "SSIM": number(row["ssim"], 4),
+        "LPIPS": number(row["lpips"], 4),
+        **_cost_cells(row),
+        "s/frame": f"{row['seconds']:.3g}",
+    }
+
+
+def _error_cells(row: Row) -> dict[str, str]:
+    key = measure_of(row).key
+    value, delta, deviation = row[key], row[f"delta_{key}"], row[f"{key}_std"]
+    difference = None if delta is None else f"{100 * delta / (value - delta):+.1f}"
+    cells = {
+        "SDF cm" if key == "sdf_error" else "depth cm": _centimetres(value)
+        + _spread(None if deviation is None else 100 * deviation),
+        "Δ %": _difference(row, difference),
+    }
+    if key == "sdf_error":
+        cells["surface cm"] = _centimetres(row["surface_sdf_error"])
+        cells["1 - cos"] = number(row["gradient_cosine_distance"], 3)
+        cells["depth cm"] = _centimetres(row["depth_error"])
+    return cells | _cost_cells(row) | {"ms/query": f"{1000 * row['seconds']:.3g}"}
+
+
+def _cost_cells(row: Row) -> dict[str, str]:
+    return {"params": f"{row['num_parameters']:,}", "FLOPs": si(row["flops_per_sample"])}
+
+
+def _centimetres(metres: float | None) -> str:
+    return number(None if metres is None else 100 * metres, 2)
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {deviation:.2f}"
+
+
+def _difference(row: Row, shown: str | None) -> str:
     """A difference, unless it is lost in the noise."""
-    if row["delta_psnr"] is None:
+    if shown is None:
         return ""
     if row["verdict"] == "no difference":
         return row["verdict"]
-    return f"{row['delta_psnr']:+.2f}".replace("-", "−") + ("*" if row["verdict"] is None else "")
+    return shown.replace("-", "−") + ("*" if row["verdict"] is None else "")

@@ -18,14 +18,14 @@ Write = Callable[..., Path]
 def make_job(tmp_path: Path) -> MakeJob:
     """A function that makes a job of a Python program; `{product}` in it is the file that it has to write."""
 
-    def make(name: str, program: str, source: Job | None = None, kind: str = "distill", steps: int = 0) -> Job:
+    def make(name: str, program: str, source: Job | None = None, kind: str = "distill", **more: Any) -> Job:
         folder = tmp_path / "jobs" / name
         product = folder / "run" / "config.yml"
         command = (sys.executable, "-c", program.replace("{product}", str(product)))
         return Job(
             *("disc", name, name, kind, command, folder, product, name),  # type: ignore[arg-type]
             input=source,
-            steps=steps,
+            **more,
         )
 
     return make

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from eugen3d.cli.experiment.measure import FIELDS
 from eugen3d.cli.experiment.result import summarize
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.view import describe_failure, lines, remarks, write_page
@@ -43,6 +44,25 @@ def test_a_difference_below_the_noise_is_none(psnrs: list[float | None], verdict
     assert summary[1]["verdict"] == verdict
     assert lines(summary)[1]["Δ dB"] == shown
     assert lines(summary)[0]["PSNR dB"] == "21.00 ± 1.00"
+
+
+def error_rows(group: str, errors: list[float]) -> list[dict]:
+    shared: dict[str, Any] = {"scene": "room", "group": group, "solver": "scratch", "teacher": None, "kind": "linear"}
+    cost = {"num_parameters": 1000, "flops_per_sample": 2e3, "checkpoint_bytes": 4e3, "speedup": 1.0, "seconds": 0.5}
+    others = dict.fromkeys(FIELDS.others, 0.02)
+    return [shared | cost | others | {"sdf_error": error, "seed": i} for i, error in enumerate(errors)]
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict", "shown"),
+    [([0.05, 0.06, 0.07], "worse", "+50.0"), ([0.01, 0.02, 0.03], "better", "−50.0"), ([0.06], None, "+50.0*")],
+)
+def test_errors_are_better_where_they_are_less(errors: list[float], verdict: str | None, shown: str) -> None:
+    summary = summarize(SPECIFICATION, error_rows("dense", [0.035, 0.04, 0.045]) + error_rows("eugen", errors))
+    assert summary[1]["verdict"] == verdict and summary[1]["surface_sdf_error"] == pytest.approx(0.02)
+    first, second = lines(summary)
+    assert second["Δ %"] == shown and first["SDF cm"] == "4.00 ± 0.50" and first["surface cm"] == "2.00"
+    assert first["ms/query"] == "500" and "PSNR dB" not in first
 
 
 def test_a_given_run_has_no_noise() -> None:

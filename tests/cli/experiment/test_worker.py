@@ -86,6 +86,20 @@ def test_a_training_goes_on_from_its_last_whole_checkpoint(make_job: MakeJob) ->
     assert carry_out(job) == 0 and is_done(job)
 
 
+def test_a_training_without_a_known_end_is_over_when_it_says_so(make_job: MakeJob, tmp_path: Path) -> None:
+    """A stream is over when it is, not after so many steps."""
+    end = tmp_path / "ended"
+    job = make_job("a", "import sys; print(*sys.argv[1:])", kind="train", steps=10, end=end)
+    models = job.product.parent / "nerfstudio_models"
+    models.mkdir(parents=True)
+    job.product.write_text("config")
+    torch.save({"step": 20}, models / "step-000000020.ckpt")
+    assert carry_out(job) == 1 and not is_done(job)
+    assert log_path(job).read_text().splitlines()[1] == f"--load-dir {models}"
+    end.touch()
+    assert carry_out(job) == 0 and is_done(job)
+
+
 def test_a_command_that_is_told_to_stop_ends_in_its_own_way(make_job: MakeJob) -> None:
     program = (
         "import pathlib, time\nlog = pathlib.Path('{product}.log'); log.parent.mkdir()\ntry:\n"
