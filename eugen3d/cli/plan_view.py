@@ -13,8 +13,8 @@ from rich.table import Table
 from eugen3d.cli.bench.report import write_bench_report
 from eugen3d.cli.files import naming, whole_folder
 from eugen3d.cli.formats import si
+from eugen3d.cli.page import style
 from eugen3d.cli.plots import Point, scatter
-from eugen3d.cli.report import style
 
 ORIGINS = ("planned", "uniform features", "uniform rank")
 NOTES = (

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import cv2
 import numpy as np
 
-from eugen3d.cli.files import write_whole
 from eugen3d.cli.formats import number, relative_cells
+from eugen3d.cli.page import measured_on, write_page
 from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.renders import encode_png
 
@@ -39,12 +38,12 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         views: the pictures to show.
     """
     names = ["reference", *(run["name"] for run in result["runs"])]
-    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
     shown = len(views), len(result["runs"][0]["images"])
-    content = page.substitute(
-        style=style(),
-        title=escape(f"{result['scene']}: {', '.join(names[1:])}"),
-        conditions=_conditions(result),
+    write_page(
+        path,
+        Path(__file__).with_name("report.html"),
+        f"{result['scene']}: {', '.join(names[1:])}",
+        _conditions(result),
         table=_table(result),
         notes=_notes(result),
         plots=_plots(result),
@@ -57,12 +56,6 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         scale_end=f"{ERROR_SCALE:g}",
         names=json.dumps(names).replace("<", "\\u003c"),
     )
-    write_whole(path, content)
-
-
-def style() -> str:
-    """The style sheet that all pages have."""
-    return Path(__file__).with_name("report.css").read_text(encoding="utf8")
 
 
 def error_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -77,20 +70,18 @@ def _colours(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def _conditions(result: dict[str, Any]) -> str:
+def _conditions(result: dict[str, Any]) -> dict[str, str]:
     width, height = result["resolution"]
     crop = result["crop"]
-    facts = {
+    return {
         "scene": result["scene"],
         "views": f"{len(result['runs'][0]['images'])} of the {result['split']} split",
         "resolution": f"{width} × {height} pixels",
         "crop": f"{crop[2]} × {crop[3]} at ({crop[0]}, {crop[1]})" if crop else "none",
         "background": result["background_color"],
         "device": f"{result['device']}, {result['precision']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "date": result["date"].replace("T", " ").replace("+00:00", " UTC"),
+        **measured_on(result),
     }
-    return "\n".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
 
 
 def _table(result: dict[str, Any]) -> str:

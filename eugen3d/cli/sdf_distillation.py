@@ -1,8 +1,13 @@
-"""Runs of eugen-isdf as what `eugen3d distill` starts from: their rows are points along rays of the keyframes."""
+"""Runs of eugen-isdf as what `eugen3d distill` starts from.
+
+Their rows are points along rays of the keyframes, and others evenly in the box around what was seen: where no ray comes
+a student would not extrapolate as its teacher does, but be off by any amount.
+"""
 
 import dataclasses
 import math
 import time
+from functools import cached_property
 from types import MappingProxyType
 
 import torch
@@ -27,6 +32,8 @@ from eugen3d.training.distributed import rank, world_size
 
 CONSOLE = Console()
 RAYS_PER_BATCH = 64
+MARGIN = 0.2
+"""How far the box reaches beyond what was seen, in metres."""
 
 
 class SdfSource(DistillSource):
@@ -136,12 +143,25 @@ class SdfSource(DistillSource):
         return Rows((points,), ones, ones, tuple(map(len, parts)))
 
     def _draw_points(self, number: int, share: float) -> Tensor:
-        """A share of the samples of a batch of rays, (n, 3); batches go through one keyframe after the other."""
-        entries = self.run.keyframes.entries
+        """The points (n, 3) of a batch of rays: a share of as many as have samples there, some of them off the rays.
+
+        Batches go through one keyframe after the other.
+        """
+        entries, on_rays = self.run.keyframes.entries, self.settings.sampling.weighted_fraction
         generator = torch.Generator().manual_seed(hash_seed(self.settings.seed, "rows", number))
         rays = draw_rays(entries[number % len(entries)].frame, RAYS_PER_BATCH, self._rays, generator)
         points = draw_samples(rays, self._rays, generator).points.flatten(0, 1)
-        return points[torch.randperm(len(points), generator=generator)[: math.ceil(share * len(points))]]
+        count = math.ceil(share * len(points))
+        kept = points[torch.randperm(len(points), generator=generator)[: round(on_rays * count)]]
+        lower, upper = self._box
+        evenly = lower + (upper - lower) * torch.rand(count - len(kept), 3, generator=generator)
+        return torch.cat([kept, evenly])[torch.randperm(count, generator=generator)]
+
+    @cached_property
+    def _box(self) -> tuple[Tensor, Tensor]:
+        """The corners of the box around what the keyframes saw, with a margin."""
+        surface = self.run.surface
+        return surface.min(dim=0).values - MARGIN, surface.max(dim=0).values + MARGIN
 
 
 def _refuse_flags_of_pictures(settings: DistillSettings) -> None:
@@ -157,7 +177,7 @@ def _refuse_flags_of_pictures(settings: DistillSettings) -> None:
         if value != default
     ]
     for own in dataclasses.fields(SamplingConfig):
-        is_used = own.name in ("num_rays", "pair_fraction", "max_rows")
+        is_used = own.name in ("num_rays", "pair_fraction", "max_rows", "weighted_fraction")
         if not is_used and getattr(settings.sampling, own.name) != own.default:
             found.append(f"sampling.{own.name.replace('_', '-')}")
     if found:

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eugen3d.cli.files import write_whole
 from eugen3d.cli.formats import Cell, number, sdf_cells
+from eugen3d.cli.page import measured_on, write_page
 from eugen3d.cli.plots import Point, scatter
-from eugen3d.cli.report import data_url, style
+from eugen3d.cli.report import data_url
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,22 @@ def write_sdf_report(path: Path, result: dict[str, Any], views: Sequence[SdfView
         result: what `eugen3d score` writes as JSON.
         views: the frames to show.
     """
-    page = Template(Path(__file__).with_name("sdf_report.html").read_text(encoding="utf8"))
-    names = ", ".join(run["name"] for run in result["runs"])
-    facts = {
+    conditions = {
         "scene": result["scene"],
         "frames": f"{result['num_frames']}, held out",
         "device": f"{result['device']}, {result['precision']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "date": result["date"].replace("T", " ").replace("+00:00", " UTC"),
+        **measured_on(result),
     }
-    content = page.substitute(
-        style=style(),
-        title=escape(f"{result['scene']}: {names}"),
-        conditions="\n".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()),
+    write_page(
+        path,
+        Path(__file__).with_name("sdf_report.html"),
+        f"{result['scene']}: {', '.join(run['name'] for run in result['runs'])}",
+        conditions,
         table=_html_table(result),
         notes="".join(f"<li>{note}</li>" for note in _notes(result)),
         plots=_plots(result),
         views="\n".join(_view(view, result) for view in views),
     )
-    write_whole(path, content)
 
 
 def _cells(result: dict[str, Any]) -> list[dict[str, Cell]]:

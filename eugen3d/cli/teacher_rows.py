@@ -39,7 +39,8 @@ class SamplingConfig:
     max_rows: int = 600_000
     """Rows of a field that are kept at the most, in all processes together: with more rays fewer of each."""
     weighted_fraction: float = 0.67
-    """Share of the rows that is drawn by rendering weight, the rest evenly."""
+    """Share of the rows that is drawn by rendering weight, the rest evenly; with a field of signed distance those along
+    rays, the rest evenly in the box around what was seen."""
 
     def __post_init__(self) -> None:
         for name in ("image_fraction", "pair_fraction"):

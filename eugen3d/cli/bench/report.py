@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from eugen3d.cli.files import write_whole
+from eugen3d.cli.page import write_page
 from eugen3d.cli.plots import Point, scatter
-from eugen3d.cli.report import style
 
 
 def write_bench_report(
@@ -32,17 +30,16 @@ def write_bench_report(
         for caption, (points, x_label, y_label) in plots.items()
         if points
     ]
-    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
-    content = page.substitute(
-        style=style(),
-        title=escape(title),
-        conditions="\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in conditions.items()),
+    write_page(
+        path,
+        Path(__file__).with_name("report.html"),
+        title,
+        conditions,
         notes="".join(f"<li>{escape(note)}</li>" for note in notes),
         plots_title=escape(plots_title),
         plots="\n".join(figures),
         table=_table(rows),
     )
-    write_whole(path, content)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

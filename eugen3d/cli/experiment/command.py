@@ -22,7 +22,7 @@ from eugen3d.cli.experiment.jobs import check_score_flags, make_jobs, make_score
 from eugen3d.cli.experiment.result import describe_failures, describe_score, make_rows, read_score, summarize
 from eugen3d.cli.experiment.schedule import Outcome, Phase, run_jobs
 from eugen3d.cli.experiment.specification import Specification, read_specification
-from eugen3d.cli.experiment.view import describe_failure, remarks, table, write_page
+from eugen3d.cli.experiment.view import describe_failure, remarks, table, write_experiment_page
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import resolve_device
@@ -73,7 +73,7 @@ class Experiment:
         pages = {outcome.job.scene: outcome.job.folder / "report.html" for outcome in scores if outcome.is_done}
         for path in filter(None, (output_dir / "result.json", self.output)):
             write_whole(path, json.dumps(result, indent=2) + "\n")
-        write_page(output_dir / "report.html", result, pages)
+        write_experiment_page(output_dir / "report.html", result, pages)
         self._show(result, output_dir, console)
         if result["failures"]:
             sys.exit(1)

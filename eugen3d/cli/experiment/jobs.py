@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.experiment.flags import parse_distill, parse_plan, parse_score, parse_train, to_arguments
 from eugen3d.cli.experiment.job import Conditions, Job, Kind
 from eugen3d.cli.experiment.specification import TEACHER, Flags, Scene, Specification
 from eugen3d.cli.renders import file_hash, fingerprint
 from eugen3d.cli.runs import find_checkpoint, load_config
+from eugen3d.cli.sdf_runs import is_sdf_run
 from eugen3d.models.whole_checkpoints import ENDED, WholeCheckpointTrainer
 
 EUGEN3D = (sys.executable, "-m", "eugen3d.cli.main")
@@ -104,7 +106,7 @@ def _given(specification: Specification, scene: str, conditions: Conditions) -> 
     config = specification.scenes[scene].teacher
     assert config is not None
     try:
-        model_dir = load_config(config).relative_model_dir
+        model_dir = (read_config(config) if is_sdf_run(config) else load_config(config)).relative_model_dir
         checkpoint, _ = find_checkpoint(config.parent / model_dir)
     except UsageError as error:
         raise UsageError(f"{specification.path}: scenes.{scene}.teacher: {error}") from None

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eugen3d.cli.experiment.measure import FIELDS, PICTURES, measure_of
-from eugen3d.cli.files import write_whole
 from eugen3d.cli.formats import number, si
+from eugen3d.cli.page import measured_on, write_page
 from eugen3d.cli.plots import Point, scatter
-from eugen3d.cli.report import style
 
 Row = dict[str, Any]
 
@@ -75,24 +73,18 @@ def describe_failure(failure: Row) -> list[str]:
     ]
 
 
-def write_page(path: Path, result: Row, score_pages: dict[str, Path]) -> None:
+def write_experiment_page(path: Path, result: Row, score_pages: dict[str, Path]) -> None:
     """Write the experiment's HTML page.
 
     Args:
         score_pages: the page with the pictures of every scene that was scored.
     """
-    facts = {
-        "device": result["device"],
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "date": result["date"].replace("T", " ").replace("+00:00", " UTC"),
-        "engine": result["settings"]["engine"],
-    }
     links = {scene: page.relative_to(path.parent).as_posix() for scene, page in score_pages.items()}
-    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf8"))
-    content = page.substitute(
-        style=style(),
-        title=escape(result["settings"]["name"]),
-        conditions="\n".join(f"<div><dt>{key}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()),
+    write_page(
+        path,
+        Path(__file__).with_name("report.html"),
+        result["settings"]["name"],
+        {"device": result["device"], **measured_on(result), "engine": result["settings"]["engine"]},
         table=_html_table(result["summary"]),
         notes="".join(f"<li>{escape(note)}</li>" for note in remarks(result)),
         failures="".join(f"<pre>{escape(chr(10).join(describe_failure(f)))}</pre>" for f in result["failures"])
@@ -100,7 +92,6 @@ def write_page(path: Path, result: Row, score_pages: dict[str, Path]) -> None:
         plots="\n".join(f"<figure>{plot}</figure>" for plot in _plots(result["summary"])),
         scenes="".join(f'<li><a href="{escape(link)}">{escape(scene)}</a></li>' for scene, link in links.items()),
     )
-    write_whole(path, content)
 
 
 def _html_table(summary: Sequence[Row]) -> str:

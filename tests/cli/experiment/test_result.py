@@ -8,7 +8,7 @@ import pytest
 from eugen3d.cli.experiment.measure import FIELDS
 from eugen3d.cli.experiment.result import summarize
 from eugen3d.cli.experiment.specification import Specification
-from eugen3d.cli.experiment.view import describe_failure, lines, remarks, write_page
+from eugen3d.cli.experiment.view import describe_failure, lines, remarks, write_experiment_page
 
 SPECIFICATION = Specification(Path("try.yaml"), {}, {}, compare_with="dense")
 
@@ -109,12 +109,12 @@ def test_the_page_has_the_table_the_pictures_and_what_failed(tmp_path: Path) -> 
         "failures": [failure],
         "settings": {"name": "try", "compare_with": "dense", "engine": "ray"},
     }
-    write_page(tmp_path / "report.html", result, {"disc": tmp_path / "disc" / "score-1" / "report.html"})
+    write_experiment_page(tmp_path / "report.html", result, {"disc": tmp_path / "disc" / "score-1" / "report.html"})
     page = (tmp_path / "report.html").read_text()
     assert '<a href="disc/score-1/report.html">disc</a>' in page and "<td>+1.00*</td>" in page
     assert "disc/&lt;b&gt;: failed after 2 attempts (exit code 3); see out/log.txt\n    ValueError: &amp; so" in page
     assert page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "")
     assert describe_failure(failure | {"state": "not run", "log": None})[0] == "disc/<b>: not run (exit code 3)"
     assert any(note.startswith("*: one seed") for note in remarks(result))
-    write_page(tmp_path / "report.html", result | {"summary": [], "failures": []}, {})
+    write_experiment_page(tmp_path / "report.html", result | {"summary": [], "failures": []}, {})
     assert "<p>none</p>" in (tmp_path / "report.html").read_text()
