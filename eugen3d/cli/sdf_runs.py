@@ -13,8 +13,7 @@ from torch import Tensor
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.runs import check_state, find_checkpoint, read_state, resolve_device
-from eugen3d.mapping.keyframes import Keyframes
-from eugen3d.mapping.rays import rays_at
+from eugen3d.mapping.keyframes import Keyframes, seen_points
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.isdf import EUGenIsdfModel, EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import PROGRESS
@@ -71,10 +70,4 @@ def _seen_points(progress: Tensor | None) -> Tensor:
     state: dict[str, Any] = torch.load(io.BytesIO(progress.numpy().tobytes()), weights_only=True)
     keyframes = Keyframes(len(state["keyframes"]["entries"]))
     keyframes.load_state_dict(state["keyframes"], torch.device("cpu"))
-    seen = [torch.zeros(0, 3)]
-    for entry in keyframes.entries:
-        thinned = entry.frame.depth[::PIXEL_STEP, ::PIXEL_STEP]
-        rows, columns = (PIXEL_STEP * (thinned > 0).nonzero()).unbind(dim=1)
-        rays = rays_at(entry.frame, rows, columns)
-        seen.append(rays.origins + rays.depth[:, None] * rays.directions)
-    return torch.cat(seen)
+    return seen_points(keyframes.entries, PIXEL_STEP)

@@ -1,7 +1,7 @@
 """The frames that a mapper keeps, so that what was seen once is not forgotten, and the choice of those it looks at."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eugen3d.datasets.depth_frame import DepthFrame
-from eugen3d.mapping.rays import BLOCKS
+from eugen3d.mapping.rays import BLOCKS, rays_at
 
 
 @dataclass(eq=False)
@@ -91,6 +91,17 @@ class Keyframes:
 def _mean_losses(entries: list[Keyframe]) -> Tensor:
     """Per keyframe the mean loss of its blocks, on the CPU (Ortiz et al. 2022, section III-D)."""
     return torch.stack([entry.losses.mean() for entry in entries]).cpu()
+
+
+def seen_points(entries: Iterable[Keyframe], pixel_step: int) -> Tensor:
+    """The points (n, 3) that frames measured, metres, at every `pixel_step`-th row and column."""
+    seen = []
+    for entry in entries:
+        thinned = entry.frame.depth[::pixel_step, ::pixel_step]
+        rows, columns = (pixel_step * (thinned > 0).nonzero()).unbind(dim=1)
+        rays = rays_at(entry.frame, rows, columns)
+        seen.append(rays.origins + rays.depth[:, None] * rays.directions)
+    return torch.cat(seen) if seen else torch.zeros(0, 3)
 
 
 def frame_to(frame: DepthFrame, device: torch.device) -> DepthFrame:

@@ -26,7 +26,7 @@ eugen_isdf = MethodSpecification(
                 "scheduler": None,
             },
         },
-        viewer=ViewerConfig(quit_on_train_completion=True),
+        viewer=ViewerConfig(quit_on_train_completion=True, max_num_display_images=0),
         vis="tensorboard",
     ),
     description="iSDF with EUGen layers from a depth stream (EUGens, 2025); it ends with the stream.",

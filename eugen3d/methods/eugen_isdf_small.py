@@ -46,7 +46,7 @@ eugen_isdf_small = MethodSpecification(
                 "scheduler": None,
             },
         },
-        viewer=ViewerConfig(quit_on_train_completion=True),
+        viewer=ViewerConfig(quit_on_train_completion=True, max_num_display_images=0),
         vis="tensorboard",
     ),
     description="eugen-isdf with a 4x96 field and 13 samples on each of 40 rays a frame, for a CPU.",

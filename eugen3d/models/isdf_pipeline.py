@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,13 @@ from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.mapping import SdfMapper, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModel
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
+from eugen3d.models.isdf_viewer import SdfScene
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
+
+IDLE = 0.05
+"""Seconds between two looks for the first frame that can be used."""
 
 
 class FrameSource(Protocol):
@@ -97,6 +102,7 @@ class SdfPipeline(Pipeline):
         self.model.to(device)
         assert isinstance(self.model, EUGenIsdfModel)
         self.mapper = SdfMapper(self.model.field, config.mapper, config.seed)
+        self.scene = SdfScene(lambda: self.mapper.keyframes, self.model.query)
         self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
         self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
 
@@ -153,9 +159,13 @@ class SdfPipeline(Pipeline):
         return self.model.get_param_groups()
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """What ends training with the stream, and writes a checkpoint whenever a keyframe is done."""
-        after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
-        return [TrainingCallback(after, self._after_step, update_every_num_iters=1, args=[attributes.trainer])]
+        """What ends training with the stream, writes a checkpoint at keyframes, and draws the viewer's scene:
+        after every step, and once at the end."""
+        step, end = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
+        return [
+            TrainingCallback([step], self._after_step, update_every_num_iters=1, args=[attributes.trainer]),
+            TrainingCallback([end], lambda step: self.scene.draw()),
+        ]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's weights, and the mapper's progress as bytes."""
@@ -189,13 +199,17 @@ class SdfPipeline(Pipeline):
                 self.mapper.add_keyframes(self.source.all_frames())
             return
         while self.mapper.wants_frame() and not self.source.is_over:
+            position = self.source.position
             frame = self.source.next_frame()
             if frame is not None:
                 self.mapper.begin(frame)
             elif len(self.mapper.keyframes):
                 return  # nothing is due: the steps until then go into what there is
+            elif self.source.position == position:
+                time.sleep(IDLE)
 
     def _after_step(self, trainer: Any, step: int) -> None:
+        self.scene.refresh()
         if not self.mapper.wants_frame():
             return
         if self.source.is_over or not self.source.is_stream:

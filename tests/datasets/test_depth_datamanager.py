@@ -19,8 +19,10 @@ BAD = {3, 4}
 class Frames:
     """A recorded sequence of numbered frames, some of them bad."""
 
+    path, size = Path("frames"), (4, 4)
+
     def __init__(self, names: range) -> None:
-        self.names = names
+        self.names = self.files = names
 
     def __len__(self) -> int:
         return len(self.names)

@@ -89,7 +89,7 @@ class Trainer:
         (parameters,) = pipeline.get_param_groups().values()
         self.optimizer = torch.optim.AdamW(parameters, lr=3e-3)
         attributes = TrainingCallbackAttributes({}, None, pipeline, self)  # pyright: ignore[reportArgumentType]
-        (self.callback,) = pipeline.get_training_callbacks(attributes)
+        self.callback, _ = pipeline.get_training_callbacks(attributes)
 
     def save_checkpoint(self, step: int) -> None:
         self.saved.append(step)
