@@ -1,5 +1,6 @@
 """A datamanager of depth frames: a recorded sequence played as a stream, or a folder that is being written to."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,16 @@ class DepthDataManagerConfig(RenderableConfig):
             if not self.stream or self.frame_rate is not None:
                 raise ValueError("with watch_timeout frames come as they are written: expected stream, no frame_rate")
 
+    def open_or_exit(self) -> DepthSequence | None:
+        """The sequence of the folder; None where the folder is one that is being written to.
+
+        What cannot be used ends the process with one line and exit code 2, as in the other methods.
+        """
+        folder = _or_exit(lambda: _folder(self))
+        if self.watch_timeout is not None:
+            return None
+        return _or_exit(lambda: open_depth_sequence(folder).every(self.frame_step))
+
 
 class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; only its type is inherited
     """Gives depth frames as they are due. It has no rays: who trains on them draws their own.
@@ -95,13 +106,13 @@ class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; on
         self.sequence: DepthSequence | None = None
         if test_mode == "inference":
             return
-        if config.watch_timeout is None or test_mode == "test":
-            self.sequence = open_or_exit(config)
+        config = dataclasses.replace(config, watch_timeout=None) if test_mode == "test" else config
+        self.sequence = config.open_or_exit()
+        if self.sequence is None:  # nobody knows yet what will be written
+            self.train_dataset = DepthDataset(self.get_datapath(), [], (0, 0))
+        else:
             trained = [index for index in range(len(self.sequence)) if not self._is_held_out(index)]
             self.train_dataset, self.eval_dataset = self._dataset(trained), self._dataset(self._eval_indices())
-        else:
-            _or_exit(lambda: _folder(config))
-            self.train_dataset = DepthDataset(_folder(config), [], (0, 0))  # nobody knows yet what will be written
         if test_mode == "test":
             self.train_dataparser_outputs = _or_exit(lambda: self.train_dataset._dataparser_outputs)
 
@@ -223,11 +234,6 @@ class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; on
         return frame
 
 
-def open_or_exit(config: DepthDataManagerConfig) -> DepthSequence:
-    """The sequence of a folder; where there is none that can be used, the process ends as `_or_exit` says."""
-    return _or_exit(lambda: open_depth_sequence(_folder(config)).every(config.frame_step))
-
-
 def _folder(config: DepthDataManagerConfig) -> Path:
     if config.data is None:
         raise SceneError("--data: found none, expected a folder with depth frames")
@@ -235,7 +241,7 @@ def _folder(config: DepthDataManagerConfig) -> Path:
 
 
 def _or_exit(get: Callable[[], T]) -> T:
-    """What can be had; what cannot be used ends the process with one line and exit code 2, as in the other methods."""
+    """What can be had, or the end of the process."""
     try:
         return get()
     except SceneError as error:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -21,6 +22,7 @@ from eugen3d.mapping import SdfMapper, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModel
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
 from eugen3d.models.isdf_viewer import SdfScene
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
@@ -72,6 +74,27 @@ class SdfPipelineConfig(VanillaPipelineConfig):
     """Of the rays and samples."""
     evaluation: SdfEvaluationConfig = field(default_factory=SdfEvaluationConfig)
     """Where `ns-eval` measures."""
+
+    def __post_init__(self) -> None:
+        if self.num_final_steps < 0 or self.num_batch_steps < 1:
+            raise ValueError("num_final_steps is at least 0, num_batch_steps at least 1")
+
+
+@dataclass
+class SdfTrainerConfig(TrainerConfig):
+    """A trainer's settings, which become a run only where there is something to train on."""
+
+    _target: type = field(default_factory=lambda: WholeCheckpointTrainer)
+    """Target class to instantiate."""
+
+    def save_config(self) -> None:
+        """Write config.yml. Data or checkpoints that cannot be used end the process before, with one line and exit code
+        2."""
+        self.pipeline.datamanager.open_or_exit()  # pyright: ignore[reportAttributeAccessIssue]
+        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
+            print(f"error: --load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2)
+        super().save_config()
 
 
 class SdfPipeline(Pipeline):
