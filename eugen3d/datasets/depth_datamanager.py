@@ -87,7 +87,9 @@ class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; on
         sequence: the frames of a folder that is complete; None without one.
     """
 
-    config: DepthDataManagerConfig
+    config: DepthDataManagerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    train_dataset: DepthDataset  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_dataset: DepthDataset  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -171,7 +173,7 @@ class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; on
     @cached_property
     def eval_dataloader(self) -> FixedIndicesEvalDataloader:
         """Cameras and pictures of the frames that are not trained on, for `ns-render`."""
-        return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
+        return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)  # pyright: ignore[reportArgumentType]
 
     def get_train_rays_per_batch(self) -> int:
         """Rays of a training step, as who draws them says."""

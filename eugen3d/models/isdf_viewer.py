@@ -34,8 +34,8 @@ MAX_SEEN = 20_000
 """How many of the points that keyframes measured tell where surface was seen."""
 SEEN_WITHIN = 0.15
 """Surface is shown within so many metres of them."""
-PIXEL_STEP = 8
-"""Every how manieth row and column of a keyframe is among them."""
+SEEN_ROWS = 20
+"""About so many rows of pixels of a keyframe, evenly spread, and the same share of its columns are among them."""
 SLICE_RANGE = 1.0
 """Distance at which the slice's colours end, metres."""
 INSIDE, OUTSIDE, UNSEEN = (200, 60, 40), (40, 90, 200), (128, 128, 128)
@@ -91,7 +91,9 @@ class SdfScene(ViewerControl):
         if self._server is None or not len(self._keyframes()):
             return
         entries, query = self._keyframes().entries, self._query()
-        seen = seen_points(entries, PIXEL_STEP).cpu()
+        seen = torch.cat([seen_points([e], max(len(e.frame.depth) // SEEN_ROWS, 1)) for e in entries]).cpu()
+        if not len(seen):
+            return
         seen = seen[:: len(seen) // MAX_SEEN + 1].double().numpy()
         self._box = seen.min(axis=0) - VOXEL, seen.max(axis=0) + VOXEL
         with self.viser_server.atomic():
