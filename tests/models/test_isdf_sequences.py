@@ -172,12 +172,17 @@ def test_data_that_cannot_be_used_leave_no_run_behind(tmp_path: Path, wall_seque
     config.output_dir, config.experiment_name, config.timestamp = tmp_path / "outputs", "room", "run"
     (tmp_path / "empty").mkdir()
     meta = json.loads(((data := wall_sequence(3)) / "transforms.json").read_text())
-    (data / "transforms.json").write_text(json.dumps(meta | {"frames": []}))
+    for frame in meta["frames"]:
+        frame["transform_matrix"][1][1] = float("nan")
+    (data / "transforms.json").write_text(json.dumps(meta))
+    (tmp_path / "unposed").mkdir()
+    iio.imwrite(tmp_path / "unposed" / "frame-000000.depth.png", np.full((24, 32), 2000, np.uint16))
     for path, reason in {
         None: "--data: found none",
         tmp_path / "gone": "gone: not found",
         tmp_path / "empty": "empty: ",
-        data: "wall: ",
+        data: "wall: none of its 3 frames has a pose that can be used",
+        tmp_path / "unposed": "unposed: none of its 1 frames has a pose that can be used",
     }.items():
         config.pipeline.datamanager.data = path
         with pytest.raises(SystemExit, match="2"):

@@ -95,6 +95,7 @@ def view(tmp_path: Path) -> Iterator[Callable[[SdfPipeline], tuple[Viewer, Clien
             config = ViewerConfig(websocket_host="127.0.0.1")
             viewer = Viewer(config, tmp_path / "viewer.log", tmp_path, pipeline, train_lock=Lock())
             stack.callback(viewer.viser_server.stop)
+            viewer.ready = False  # for its renderings, which take long and are not what is looked at
             viewer.init_scene(pipeline.datamanager.train_dataset, "completed")  # pyright: ignore[reportArgumentType]
             port = viewer.viser_server.get_port()
             return viewer, Client(stack.enter_context(connect(f"ws://127.0.0.1:{port}", max_size=None)))
