@@ -25,6 +25,8 @@ ROOT = "/signed_distance"
 """What the scene's names begin with."""
 INTERVAL = 2.0
 """Seconds between two drawings at least."""
+CPU_RESOLUTION = 164
+"""Pixels of the longer side of the viewer's renderings on a CPU, until its slider is moved: training waits for them."""
 MAX_SHARE = 0.1
 """Largest share of the time that drawing takes."""
 VOXEL = 0.08
@@ -68,6 +70,8 @@ class SdfScene(ViewerControl):
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
         self._server = viewer.viser_server
+        if viewer.pipeline.device.type == "cpu":
+            viewer.control_panel._max_res.value = CPU_RESOLUTION
         with self.viser_server.gui.add_folder("Signed distance"):
             self.show_surface = self.viser_server.gui.add_checkbox("Surface", True)
             self.show_slice = self.viser_server.gui.add_checkbox("Slice", True)
@@ -96,10 +100,9 @@ class SdfScene(ViewerControl):
             return
         seen = seen[:: len(seen) // MAX_SEEN + 1].double().numpy()
         self._box = seen.min(axis=0) - VOXEL, seen.max(axis=0) + VOXEL
-        with self.viser_server.atomic():
-            self._draw_cameras(entries)
-            self._draw_surface(query, seen)
-            self._draw_slice(query)
+        self._draw_cameras(entries)
+        self._draw_surface(query, seen)
+        self._draw_slice(query)
 
     def _redraw(self) -> None:
         """The same from a thread of the viewer's, while no step of training is under way."""

@@ -104,7 +104,8 @@ def view(tmp_path: Path) -> Iterator[Callable[[SdfPipeline], tuple[Viewer, Clien
 
 
 def test_a_client_sees_the_surface_a_slice_and_the_keyframes_of_a_run(loaded: SdfPipeline, view) -> None:
-    _, client = view(loaded)
+    viewer, client = view(loaded)
+    assert viewer.control_panel.max_res == 164, "training waits for renderings"
     client.wait_for(lambda: {SURFACE, SLICE, f"{KEYFRAMES}/1", "/cameras/camera_00002"} <= client.nodes.keys())
     vertices = client.vertices()
     assert len(vertices) > 100 and np.abs(vertices[:, 2] + 2).max() < 1e-4
