@@ -42,7 +42,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "training": {"torch"},
     "distill": {"torch", "jaxtyping"},
     "fields": {"torch", "jaxtyping"},
-    "mapping": {"torch"},
+    "mapping": {"torch", "numpy"},
     "metrics": {"torch", "jaxtyping", "torchmetrics", "torchvision", "lpips", "numpy", "igl"},
 }
 """The packages that have to do without nerfstudio, with what they import beside the standard library."""
@@ -55,8 +55,8 @@ LAZY: set[tuple[str, str]] = {
     ("cli", "transformers"),
     ("cli", "submitit"),
     ("cli", "ray"),
-    ("cli", "skimage"),
-    ("cli", "scipy"),
+    ("mapping", "skimage"),
+    ("mapping", "scipy"),
     ("cli", "trimesh"),
     ("cli", "nerfstudio.configs.method_configs"),
 }

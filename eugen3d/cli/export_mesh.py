@@ -10,12 +10,12 @@ from rich.console import Console
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
-from eugen3d.cli.mesh import Triangles, count_blocks, find_blocks, keep_near, march
 from eugen3d.cli.mesh_colors import to_linear, vertex_colors
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.sdf_runs import SdfRun, load_sdf_run
 from eugen3d.datasets import SceneError, open_depth_sequence
 from eugen3d.mapping import SdfQuery
+from eugen3d.mapping.mesh import Triangles, count_blocks, find_blocks, keep_near, march
 from eugen3d.runtime import Backend
 
 FORMATS = (".ply", ".obj", ".glb")

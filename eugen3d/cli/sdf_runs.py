@@ -14,8 +14,7 @@ from torch import Tensor
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.runs import check_state, find_checkpoint, read_state, resolve_device
-from eugen3d.mapping.keyframes import Keyframes
-from eugen3d.mapping.rays import rays_at
+from eugen3d.mapping.keyframes import Keyframes, seen_points
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.isdf import EUGenIsdfModel, EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import PROGRESS, unpack_progress
@@ -75,7 +74,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
         keyframes = _keyframes(progress)
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"{checkpoint}: its keyframes cannot be read ({first_line(error)})") from None
-    name, surface = config_path.resolve().parent.name, _seen_points(keyframes)
+    name, surface = config_path.resolve().parent.name, seen_points(keyframes.entries, PIXEL_STEP)
     return SdfRun(name, config, model, checkpoint, step, progress, keyframes, surface)
 
 
@@ -96,14 +95,3 @@ def _keyframes(progress: dict[str, Any] | None) -> Keyframes:
     keyframes = Keyframes(len(progress["keyframes"]["entries"]))
     keyframes.load_state_dict(progress["keyframes"], torch.device("cpu"))
     return keyframes
-
-
-def _seen_points(keyframes: Keyframes) -> Tensor:
-    """The points that keyframes measured, thinned."""
-    seen = [torch.zeros(0, 3)]
-    for entry in keyframes.entries:
-        thinned = entry.frame.depth[::PIXEL_STEP, ::PIXEL_STEP]
-        rows, columns = (PIXEL_STEP * (thinned > 0).nonzero()).unbind(dim=1)
-        rays = rays_at(entry.frame, rows, columns)
-        seen.append(rays.origins + rays.depth[:, None] * rays.directions)
-    return torch.cat(seen)

@@ -1,30 +1,31 @@
 """A datamanager of depth frames: a recorded sequence played as a stream, or a folder that is being written to."""
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch.nn import Parameter
 
 from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.depth_checks import BadFrameError, FrameLog
+from eugen3d.datasets.depth_dataset import DepthDataset, RenderableConfig
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.datasets.depth_sequence import DepthSequence, open_depth_sequence
 from eugen3d.datasets.depth_stream import FolderWatch
-
-IDLE = 0.05
-"""Seconds between two looks for the first frame of a folder that is being written to."""
 
 T = TypeVar("T")
 
 
 @dataclass
-class DepthDataManagerConfig(DataManagerConfig):
+class DepthDataManagerConfig(RenderableConfig):
     """Depth frames of a folder in any layout that `open_depth_sequence` knows."""
 
     _target: type = field(default_factory=lambda: DepthDataManager)
@@ -61,8 +62,18 @@ class DepthDataManagerConfig(DataManagerConfig):
             if not self.stream or self.frame_rate is not None:
                 raise ValueError("with watch_timeout frames come as they are written: expected stream, no frame_rate")
 
+    def open_or_exit(self) -> DepthSequence | None:
+        """The sequence of the folder; None where the folder is one that is being written to.
 
-class DepthDataManager(DataManager):
+        What cannot be used ends the process with one line and exit code 2, as in the other methods.
+        """
+        folder = _or_exit(lambda: _folder(self))
+        if self.watch_timeout is not None:
+            return None
+        return _or_exit(lambda: open_depth_sequence(folder).every(self.frame_step))
+
+
+class DepthDataManager(VanillaDataManager):  # ns-render spiral asks for one; only its type is inherited
     """Gives depth frames as they are due. It has no rays: who trains on them draws their own.
 
     Bad frames are left out, counted, and reported once at the end.
@@ -76,7 +87,9 @@ class DepthDataManager(DataManager):
         sequence: the frames of a folder that is complete; None without one.
     """
 
-    config: DepthDataManagerConfig
+    config: DepthDataManagerConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    train_dataset: DepthDataset  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_dataset: DepthDataset  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -86,8 +99,8 @@ class DepthDataManager(DataManager):
         clock: Callable[[], float] = time.monotonic,
         **_: Any,
     ) -> None:
-        super().__init__()
-        self.config, self.device, self.test_mode = config, device, test_mode
+        DataManager.__init__(self)
+        self.config, self.device, self.test_mode, self.world_size = config, device, test_mode, 1
         self.position, self.rays_per_batch = 0, 1
         self._clock, self._start = clock, None
         self._watch: FolderWatch | None = None
@@ -95,11 +108,15 @@ class DepthDataManager(DataManager):
         self.sequence: DepthSequence | None = None
         if test_mode == "inference":
             return
-        if config.watch_timeout is None or test_mode == "test":
-            self.sequence = _or_exit(lambda: open_depth_sequence(_folder(config)).every(config.frame_step))
+        config = dataclasses.replace(config, watch_timeout=None) if test_mode == "test" else config
+        self.sequence = config.open_or_exit()
+        if self.sequence is None:  # nobody knows yet what will be written
+            self.train_dataset = DepthDataset(self.get_datapath(), [], (0, 0))
         else:
-            _or_exit(lambda: _folder(config))
-        self.train_dataset = self.sequence or config.data  # pyright: ignore[reportAttributeAccessIssue] (trainer's wish)
+            trained = [index for index in range(len(self.sequence)) if not self._is_held_out(index)]
+            self.train_dataset, self.eval_dataset = self._dataset(trained), self._dataset(self._eval_indices())
+        if test_mode == "test":
+            self.train_dataparser_outputs = _or_exit(lambda: self.train_dataset._dataparser_outputs)
 
     @property
     def is_stream(self) -> bool:
@@ -151,9 +168,12 @@ class DepthDataManager(DataManager):
 
     def eval_frames(self) -> Iterator[DepthFrame]:
         """Frames that are not trained on, evenly spread, bad ones left out."""
-        held_out = [index for index in range(len(self._sequence())) if self._is_held_out(index)]
-        step = -(-len(held_out) // self.config.max_eval_frames) or 1
-        return (frame for index in held_out[::step] if (frame := self._read(index)) is not None)
+        return (frame for index in self._eval_indices() if (frame := self._read(index)) is not None)
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """Cameras and pictures of the frames that are not trained on, for `ns-render`."""
+        return FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)  # pyright: ignore[reportArgumentType]
 
     def get_train_rays_per_batch(self) -> int:
         """Rays of a training step, as who draws them says."""
@@ -176,6 +196,14 @@ class DepthDataManager(DataManager):
         interval = self.config.eval_interval
         return interval > 0 and index % interval == interval - 1
 
+    def _eval_indices(self) -> list[int]:
+        held_out = [index for index in range(len(self._sequence())) if self._is_held_out(index)]
+        return held_out[:: -(-len(held_out) // self.config.max_eval_frames) or 1]
+
+    def _dataset(self, indices: list[int]) -> DepthDataset:
+        sequence = self._sequence()
+        return DepthDataset(sequence.path, [sequence.files[index] for index in indices], sequence.size)
+
     def _is_wanted(self, number: int) -> bool:
         """Whether a frame of the folder is trained on."""
         index, rest = divmod(number, self.config.frame_step)
@@ -196,8 +224,6 @@ class DepthDataManager(DataManager):
         self.position = self._watch.position
         if self._watch.is_over:
             self._log.report()
-        elif frame is None and not self._log.num_used:
-            time.sleep(IDLE)  # there is nothing to train on yet
         return frame
 
     def _read(self, index: int) -> DepthFrame | None:
@@ -217,7 +243,7 @@ def _folder(config: DepthDataManagerConfig) -> Path:
 
 
 def _or_exit(get: Callable[[], T]) -> T:
-    """What can be had; what cannot be used ends the process with one line and exit code 2, as in the other methods."""
+    """What can be had, or the end of the process."""
     try:
         return get()
     except SceneError as error:

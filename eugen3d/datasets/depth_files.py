@@ -77,9 +77,7 @@ def read_frame(files: FrameFiles, size: tuple[int, int] | None = None) -> tuple[
     """
     if files.depth is None:
         raise BadFrameError(f"{files.name}: no depth is named")
-    if files.pose is None:
-        raise BadFrameError(f"{files.name}: there is no pose")
-    pose = _read_pose(files.pose) if isinstance(files.pose, Path) else files.pose
+    pose = read_pose(files)
     depth = read_depth(files.depth, files.depth_unit)
     rgb = None if files.color is None else _read_color(files.color)
     lens = files.camera.for_size((depth.shape[0], depth.shape[1]))
@@ -91,6 +89,17 @@ def read_frame(files: FrameFiles, size: tuple[int, int] | None = None) -> tuple[
     return checked_frame(
         files.name, depth, pose, pinhole.intrinsics, axes=files.axes, size=size, rgb=rgb, time=files.time
     )
+
+
+def read_pose(files: FrameFiles) -> np.ndarray:
+    """A frame's pose as the folder has it.
+
+    Raises:
+        BadFrameError: there is none, or its file cannot be read.
+    """
+    if files.pose is None:
+        raise BadFrameError(f"{files.name}: there is no pose")
+    return read_numbers(files.pose, 4) if isinstance(files.pose, Path) else files.pose
 
 
 def read_depth(path: Path, unit: float) -> np.ndarray:
@@ -132,10 +141,6 @@ def read_numbers(path: Path, columns: int) -> np.ndarray:
     if numbers.ndim != 2 or numbers.shape[1] != columns:
         raise BadFrameError(f"{path}: found numbers of shape {numbers.shape}, expected rows of {columns}")
     return numbers
-
-
-def _read_pose(path: Path) -> np.ndarray:
-    return read_numbers(path, 4)
 
 
 def _read_color(path: Path) -> np.ndarray:

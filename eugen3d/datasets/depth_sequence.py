@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eugen3d.datasets.dataparser import SceneError
-from eugen3d.datasets.depth_checks import BadFrameError, FrameLog
-from eugen3d.datasets.depth_files import FrameFiles, read_depth, read_frame
+from eugen3d.datasets.depth_checks import BadFrameError, FrameLog, nearest_rigid
+from eugen3d.datasets.depth_files import FrameFiles, read_depth, read_frame, read_pose
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.datasets.depth_layouts import list_frames
 
@@ -25,9 +25,11 @@ def open_depth_sequence(path: Path, depth_unit: float | None = None) -> "DepthSe
         depth_unit: metres per step of the depth's values; None: what the layout has.
 
     Raises:
-        SceneError: no such sequence is there, or none of its depth can be read; the message is one line.
+        SceneError: no such sequence is there, or none of its poses or none of its depth can be read; the message is one
+            line.
     """
     files = list_frames(path, depth_unit)
+    _check_poses(path, files)
     return DepthSequence(path, files, _size_of_most(path, files))
 
 
@@ -85,6 +87,19 @@ class DepthSequence:
         finally:
             if log.num_used:
                 log.report()
+
+
+def _check_poses(path: Path, files: Sequence[FrameFiles]) -> None:
+    """Refuse a sequence without a pose that can be used; usually the first one can."""
+    first_error: BadFrameError | None = None
+    for frame in files:
+        try:
+            nearest_rigid(frame.name, read_pose(frame), frame.axes)
+        except BadFrameError as error:
+            first_error = first_error or error
+            continue
+        return
+    raise SceneError(f"{path}: none of its {len(files)} frames has a pose that can be used: {first_error}")
 
 
 def _size_of_most(path: Path, files: Sequence[FrameFiles]) -> tuple[int, int]:

@@ -1,15 +1,17 @@
 """The frames that a mapper keeps, so that what was seen once is not forgotten, and the choice of those it looks at."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eugen3d.datasets.depth_frame import DepthFrame
-from eugen3d.mapping.rays import BLOCKS
+from eugen3d.mapping.packed_depth import PackedDepth, pack_depth, unpack_depth
+from eugen3d.mapping.rays import BLOCKS, rays_at
 
 
 @dataclass(eq=False)
@@ -19,6 +21,11 @@ class Keyframe:
     frame: DepthFrame
     losses: Tensor
     """(64,), mean loss of the rays of every block of the image when last seen; ones before."""
+
+    @cached_property
+    def packed_depth(self) -> PackedDepth:
+        """The frame's depth for a checkpoint; every checkpoint holds all keyframes, each is packed once."""
+        return pack_depth(self.frame.depth)
 
     def update(self, blocks: Tensor, losses: Tensor) -> None:
         """Take in the losses (n,) of rays in blocks (n,); blocks without rays stay as they are."""
@@ -66,7 +73,7 @@ class Keyframes:
         entries = [
             {
                 "name": str(entry.frame.name),
-                "depth": entry.frame.depth,
+                "depth": dict(entry.packed_depth),
                 "camera_to_world": entry.frame.camera_to_world,
                 "intrinsics": [float(value) for value in entry.frame.intrinsics],
                 "time": None if entry.frame.time is None else float(entry.frame.time),
@@ -82,15 +89,32 @@ class Keyframes:
         for values in state["entries"]:
             fx, fy, cx, cy = values["intrinsics"]
             frame = DepthFrame(
-                values["name"], values["depth"], values["camera_to_world"], (fx, fy, cx, cy), time=values["time"]
+                values["name"],
+                unpack_depth(values["depth"]),
+                values["camera_to_world"],
+                (fx, fy, cx, cy),
+                time=values["time"],
             )
-            self.entries.append(Keyframe(frame_to(frame, device), values["losses"].to(device)))
+            entry = Keyframe(frame_to(frame, device), values["losses"].to(device))
+            entry.packed_depth = values["depth"]
+            self.entries.append(entry)
         self.last_is_keyframe = state["last_is_keyframe"]
 
 
 def _mean_losses(entries: list[Keyframe]) -> Tensor:
     """Per keyframe the mean loss of its blocks, on the CPU (Ortiz et al. 2022, section III-D)."""
     return torch.stack([entry.losses.mean() for entry in entries]).cpu()
+
+
+def seen_points(entries: Iterable[Keyframe], pixel_step: int) -> Tensor:
+    """The points (n, 3) that frames measured, metres, at every `pixel_step`-th row and column."""
+    seen = []
+    for entry in entries:
+        thinned = entry.frame.depth[::pixel_step, ::pixel_step]
+        rows, columns = (pixel_step * (thinned > 0).nonzero()).unbind(dim=1)
+        rays = rays_at(entry.frame, rows, columns)
+        seen.append(rays.origins + rays.depth[:, None] * rays.directions)
+    return torch.cat(seen) if seen else torch.zeros(0, 3)
 
 
 def frame_to(frame: DepthFrame, device: torch.device) -> DepthFrame:

@@ -41,7 +41,8 @@ def trace_rays(query: SdfQuery, origins: Tensor, directions: Tensor, config: Tra
         directions: (n, 3), unit.
 
     Returns:
-        The distance (n,) along the ray, `far_plane` where it meets nothing, and whether (n,) it meets something.
+        The distance (n,) along the ray to where it ended, `far_plane` where that is farther, and whether (n,) it met a
+        surface there. A ray whose steps ran out ended near one.
     """
     distance = torch.full_like(origins[:, 0], config.near_plane)
     is_hit = torch.zeros_like(distance, dtype=torch.bool)
@@ -54,4 +55,4 @@ def trace_rays(query: SdfQuery, origins: Tensor, directions: Tensor, config: Tra
         moving = active[steps >= config.tolerance]
         distance[moving] += steps[steps >= config.tolerance]
         active = moving[distance[moving] < config.far_plane]
-    return torch.where(is_hit, distance, config.far_plane), is_hit
+    return distance.clamp(max=config.far_plane), is_hit

@@ -1,18 +1,15 @@
 """`ns-train eugen-isdf`: the paper's iSDF, two of its six hidden layers EUGen with m = 128, k = 1."""
 
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
 from eugen3d.models.isdf import EUGenIsdfModelConfig
-from eugen3d.models.isdf_pipeline import SdfPipelineConfig
+from eugen3d.models.isdf_pipeline import SdfPipelineConfig, SdfTrainerConfig
 from eugen3d.models.optimizers import FieldOptimizerConfig
-from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 eugen_isdf = MethodSpecification(
-    config=TrainerConfig(
-        _target=WholeCheckpointTrainer,
+    config=SdfTrainerConfig(
         method_name="eugen-isdf",
         max_num_iterations=1_000_000,
         steps_per_save=200,
@@ -26,7 +23,7 @@ eugen_isdf = MethodSpecification(
                 "scheduler": None,
             },
         },
-        viewer=ViewerConfig(quit_on_train_completion=True),
+        viewer=ViewerConfig(quit_on_train_completion=True, max_num_display_images=0),
         vis="tensorboard",
     ),
     description="iSDF with EUGen layers from a depth stream (EUGens, 2025); it ends with the stream.",

@@ -1,20 +1,17 @@
 """`ns-train eugen-isdf-small`: the same idea in a size that a CPU trains in minutes."""
 
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
 from eugen3d.layers import EUGenConfig, LayerConfig
 from eugen3d.mapping import KeyframeConfig, RaySamplingConfig, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModelConfig
-from eugen3d.models.isdf_pipeline import SdfPipelineConfig
+from eugen3d.models.isdf_pipeline import SdfPipelineConfig, SdfTrainerConfig
 from eugen3d.models.optimizers import FieldOptimizerConfig
-from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 eugen_isdf_small = MethodSpecification(
-    config=TrainerConfig(
-        _target=WholeCheckpointTrainer,
+    config=SdfTrainerConfig(
         method_name="eugen-isdf-small",
         max_num_iterations=100_000,
         steps_per_save=200,
@@ -46,7 +43,7 @@ eugen_isdf_small = MethodSpecification(
                 "scheduler": None,
             },
         },
-        viewer=ViewerConfig(quit_on_train_completion=True),
+        viewer=ViewerConfig(quit_on_train_completion=True, max_num_display_images=0),
         vis="tensorboard",
     ),
     description="eugen-isdf with a 4x96 field and 13 samples on each of 40 rays a frame, for a CPU.",

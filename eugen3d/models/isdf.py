@@ -46,6 +46,9 @@ class EUGenIsdfModelConfig(ModelConfig):
     runtime: Backend = "eager"
     """How rendering evaluates the folded field."""
 
+    def __post_init__(self) -> None:
+        self.field_config()  # refuses what no field can be made of before anything is written
+
     def field_config(self) -> IsdfFieldConfig:
         """The configuration of the field."""
         return IsdfFieldConfig(

@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -20,9 +22,14 @@ from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.mapping import SdfMapper, SdfMapperConfig
 from eugen3d.models.isdf import EUGenIsdfModel
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
+from eugen3d.models.isdf_viewer import SdfScene
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
+
+IDLE = 0.05
+"""Seconds between two looks for the first frame that can be used."""
 
 
 def pack_progress(progress: Mapping[str, Any]) -> Tensor:
@@ -82,6 +89,27 @@ class SdfPipelineConfig(VanillaPipelineConfig):
     evaluation: SdfEvaluationConfig = field(default_factory=SdfEvaluationConfig)
     """Where `ns-eval` measures."""
 
+    def __post_init__(self) -> None:
+        if self.num_final_steps < 0 or self.num_batch_steps < 1:
+            raise ValueError("num_final_steps is at least 0, num_batch_steps at least 1")
+
+
+@dataclass
+class SdfTrainerConfig(TrainerConfig):
+    """A trainer's settings, which become a run only where there is something to train on."""
+
+    _target: type = field(default_factory=lambda: WholeCheckpointTrainer)
+    """Target class to instantiate."""
+
+    def save_config(self) -> None:
+        """Write config.yml. Data or checkpoints that cannot be used end the process before, with one line and exit code
+        2."""
+        self.pipeline.datamanager.open_or_exit()  # pyright: ignore[reportAttributeAccessIssue]
+        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
+            print(f"error: --load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2)
+        super().save_config()
+
 
 class SdfPipeline(Pipeline):
     """Trains a model's field on depth frames.
@@ -111,6 +139,7 @@ class SdfPipeline(Pipeline):
         self.model.to(device)
         assert isinstance(self.model, EUGenIsdfModel)
         self.mapper = SdfMapper(self.model.field, config.mapper, config.seed)
+        self.scene = SdfScene(lambda: self.mapper.keyframes, self.model.query)
         self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
         self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
 
@@ -167,9 +196,13 @@ class SdfPipeline(Pipeline):
         return self.model.get_param_groups()
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """What ends training with the stream, and writes a checkpoint whenever a keyframe is done."""
-        after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
-        return [TrainingCallback(after, self._after_step, update_every_num_iters=1, args=[attributes.trainer])]
+        """What ends training with the stream, writes a checkpoint at keyframes, and draws the viewer's scene:
+        after every step, and once at the end."""
+        step, end = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
+        return [
+            TrainingCallback([step], self._after_step, update_every_num_iters=1, args=[attributes.trainer]),
+            TrainingCallback([end], lambda step: self.scene.draw()),
+        ]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's weights, and the mapper's progress as bytes."""
@@ -201,11 +234,14 @@ class SdfPipeline(Pipeline):
                 self.mapper.add_keyframes(self.source.all_frames())
             return
         while self.mapper.wants_frame() and not self.source.is_over:
+            position = self.source.position
             frame = self.source.next_frame()
             if frame is not None:
                 self.mapper.begin(frame)
             elif len(self.mapper.keyframes):
                 return  # nothing is due: the steps until then go into what there is
+            elif self.source.position == position:
+                time.sleep(IDLE)
 
     def _final_rate(self) -> float:
         """What the learning rate is multiplied by in the final steps: with large ones distances would end as noise."""
@@ -215,6 +251,7 @@ class SdfPipeline(Pipeline):
         return 0.01 + 0.99 * 0.5 * (1 - math.cos(math.pi * left))
 
     def _after_step(self, trainer: Any, step: int) -> None:
+        self.scene.refresh()
         if not self.mapper.wants_frame():
             return
         if self.source.is_over or not self.source.is_stream:

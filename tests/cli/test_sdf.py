@@ -14,10 +14,10 @@ from trimesh.visual import ColorVisuals
 from eugen3d.cli import export_mesh
 from eugen3d.cli.export_mesh import encode_mesh
 from eugen3d.cli.main import main
-from eugen3d.cli.mesh import count_blocks, find_blocks, keep_near, march
 from eugen3d.cli.sdf_runs import load_sdf_run
 from eugen3d.fields import distance_and_gradient
 from eugen3d.mapping import SdfQuery
+from eugen3d.mapping.mesh import march
 from eugen3d.models.isdf_pipeline import PROGRESS
 
 MakeRun = Callable[..., Path]
@@ -137,40 +137,6 @@ def test_the_output_of_a_query_is_an_npz_file(make_sdf_run: MakeRun, tmp_path: P
     np.save(tmp_path / "p.npy", np.zeros((1, 3)))
     options = ("--points", tmp_path / "p.npy", "--output", tmp_path / "q.npy")
     assert "expected the name of an .npz file" in refused(capsys, "query", "--load-config", make_sdf_run(), *options)
-
-
-def test_marching_a_sphere_gives_its_closed_surface() -> None:
-    query = SdfQuery(Sphere())
-    lower, upper = np.array([-0.6, -0.8, -0.8]), np.array([1.0, 0.8, 0.8])
-    vertices, faces = march(query, lower, 0.04, find_blocks(query, lower, upper, 0.04, np.inf))
-    mesh = trimesh.Trimesh(vertices, faces, process=False)
-    radii = np.linalg.norm(vertices - [0.2, 0, 0], axis=1)
-    assert np.abs(radii - 0.7).max() < 5e-4
-    assert mesh.is_watertight and mesh.is_winding_consistent, "blocks meet without a seam"
-    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.343, rel=0.01), "positive: faces look outside"
-    assert count_blocks(lower, upper, 0.04).tolist() == [2, 2, 2]
-
-
-def test_blocks_that_cannot_hold_surface_are_left_out() -> None:
-    query, lower, upper = SdfQuery(Sphere()), np.full(3, -3.0), np.full(3, 3.0)
-    every, some = (find_blocks(query, lower, upper, 0.05, max_slope) for max_slope in (np.inf, 1.0))
-    assert len(every) == 64 and 8 <= len(some) < 48
-    for ours, theirs in zip(march(query, lower, 0.05, some), march(query, lower, 0.05, every), strict=True):
-        assert len(ours) == len(theirs) > 100
-
-
-def test_where_there_is_no_surface_there_are_no_triangles() -> None:
-    query, lower = SdfQuery(Sphere()), np.full(3, 2.0)
-    vertices, faces = march(query, lower, 0.1, find_blocks(query, lower, lower + 1, 0.1, np.inf))
-    assert vertices.shape == (0, 3) and faces.shape == (0, 3)
-
-
-def test_surface_far_from_what_was_seen_is_cut_off() -> None:
-    whole = march(SdfQuery(Sphere()), np.full(3, -1.0), 0.08, np.zeros((1, 3), int))
-    vertices, faces = keep_near(whole, np.array([[0.9, 0.0, 0.0]]), 0.3)
-    assert 0 < len(faces) < 0.2 * len(whole[1])
-    assert (np.linalg.norm(vertices - [0.9, 0, 0], axis=1) <= 0.3).all()
-    assert set(faces.ravel()) == set(range(len(vertices)))
 
 
 @pytest.mark.parametrize("suffix", [".ply", ".obj", ".glb"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from eugen3d.datasets import depth_datamanager, depth_stream
+from eugen3d.datasets import depth_datamanager, depth_stream, open_depth_sequence
 from eugen3d.datasets.depth_checks import BadFrameError
 from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
 from eugen3d.datasets.depth_frame import DepthFrame
@@ -19,8 +19,10 @@ BAD = {3, 4}
 class Frames:
     """A recorded sequence of numbered frames, some of them bad."""
 
+    path, size = Path("frames"), (4, 4)
+
     def __init__(self, names: range) -> None:
-        self.names = names
+        self.names = self.files = names
 
     def __len__(self) -> int:
         return len(self.names)
@@ -175,6 +177,7 @@ def test_a_folder_that_is_written_to_is_followed(wall_sequence, tmp_path: Path, 
     assert taken(resumed, 100) == ["007.png"], "goes on, and ends when its time is up"
     assert resumed.is_over and taken(source, 100) == ["007.png"]
     assert "skipped 1 of 6 frames: " in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(depth_datamanager, "open_depth_sequence", open_depth_sequence)
     evaluated = DepthDataManager(DepthDataManagerConfig(**settings), test_mode="test")
     assert len(list(evaluated.eval_frames())) == 3
 
@@ -187,6 +190,7 @@ def test_a_folder_that_never_comes_ends_the_process_with_one_line(tmp_path: Path
     with pytest.raises(SystemExit, match="2"):
         for _ in range(1000):
             source.next_frame()
+            clock.now += 0.1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {tmp_path / 'gone'}: not found, expected the folder of an RGB-D sequence"
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import pytest
 import torch
 import trimesh
@@ -42,11 +44,15 @@ def start(folder: Path, command: str, options: dict[str, object]) -> subprocess.
     """Start one of the commands in a folder, as a user would."""
     name, *arguments = command.split()
     for option, value in options.items():
-        arguments += [option, str(value)]
+        arguments += [option, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    (folder / "bin").mkdir(exist_ok=True)
+    if shutil.which("ffmpeg") is None:  # looked for, but not called, where single images are rendered
+        (folder / "bin" / "ffmpeg").write_text("#!/bin/sh\nexit 1\n")
+        (folder / "bin" / "ffmpeg").chmod(0o755)
     return subprocess.Popen(
         [Path(sys.executable).parent / name, *arguments],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{os.environ['PATH']}:{folder / 'bin'}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,7 +104,25 @@ def test_a_stream_that_is_killed_goes_on(wall_sequence: Callable[..., Path], tmp
     assert results["num_frames"] == 6 and 0 <= results["hit_rate"] <= 1
     assert 0 < results["sdf_error"] < 1 and 0 < results["surface_sdf_error"] < 1
 
+    rendered = {"--load-config": config, "--rendered-output-names": ("depth", "normals"), "--image-format": "png"}
+    finish(start(tmp_path, "ns-render dataset", rendered | {"--output-path": "renders"}))
+    for name in ("depth", "normals"):
+        images = [iio.imread(path) for path in sorted((tmp_path / "renders" / "test" / name).glob("*.png"))]
+        assert len(images) == 6 and {image.shape for image in images} == {(24, 32, 3)}
+        assert images[0].std() > 0
+    path = {"--output-format": "images", "--output-path": "path", "--interpolation-steps": 1}
+    finish(start(tmp_path, "ns-render interpolate", rendered | path))
+    assert {iio.imread(image).shape for image in (tmp_path / "path").glob("*.png")} == {(24, 64, 3)}
+
     finish(start(tmp_path, "eugen3d export-mesh", {"--load-config": config, "--voxel": 0.1, "--output": "m.ply"}))
     mesh = trimesh.load(tmp_path / "m.ply", force="mesh")
     assert isinstance(mesh, trimesh.Trimesh) and len(mesh.faces) > 10
     assert abs(mesh.vertices[:, 2] + 2).mean() < 0.3
+
+
+def test_data_that_are_not_there_end_training_before_it_leaves_anything(tmp_path: Path) -> None:
+    process = start(tmp_path, "ns-train eugen-isdf-small", TINY | {"--data": "gone"})
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 2 and "Traceback" not in output
+    assert output.splitlines()[-1] == "error: gone: not found, expected the folder of an RGB-D sequence"
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import io
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from eugen3d.datasets.depth_frame import DepthFrame
+from eugen3d.datasets.depth_stream import LiveItem, live_sequence
 from eugen3d.fields import IsdfField, distance_and_gradient
 from eugen3d.mapping import KeyframeConfig, RaySamplingConfig, SdfLossConfig, SdfMapper, SdfMapperConfig
 
@@ -180,6 +183,32 @@ def test_memory_is_bounded_over_ten_thousand_frames(room) -> None:
     buffer = io.BytesIO()
     torch.save(mapper.state_dict(), buffer)
     assert buffer.tell() < 100_000
+
+
+def test_a_long_stream_is_held_in_few_frames_and_bytes(room, small_field: IsdfField) -> None:
+    """With all its steps, from a live source: what is held, and what a checkpoint takes, stops growing."""
+    once = {"num_first_steps": 1, "num_frame_steps": 1, "num_keyframe_steps": 1}
+    rays = RaySamplingConfig(num_rays=4, num_surface_samples=1, num_stratified_samples=2)
+    keyframes = KeyframeConfig(num_test_rays=4, min_explained=1.0, max_keyframes=6)
+    mapper = mapper_of(small_field, rays=rays, keyframes=keyframes, **once)
+    frames: list[weakref.ref[torch.Tensor]] = []
+
+    def source() -> Iterator[LiveItem]:
+        for index in range(400):
+            frame = room.frame(0.1 * index, side=24)
+            yield torch.zeros(24, 24, 3, dtype=torch.uint8), frame.depth, frame.camera_to_world, frame.intrinsics
+
+    sizes, num_kept = [], 0
+    for frame in live_sequence(source()):
+        frames.append(weakref.ref(frame.depth))
+        num_kept += mapper.add_frame(frame)
+        del frame
+        assert sum(alive() is not None for alive in frames) <= 6 + 2, "the keyframes, and what is just taken"
+        buffer = io.BytesIO()
+        torch.save(mapper.state_dict(), buffer)
+        sizes.append(buffer.tell())
+    assert mapper.num_frames == 400 and num_kept > 50 and len(mapper.keyframes) == 6
+    assert max(sizes[200:]) < 1.1 * max(sizes[:200]) and max(sizes[:200]) > 1.1 * sizes[0]
 
 
 @pytest.mark.parametrize("stop", [1, 3])

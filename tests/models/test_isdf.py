@@ -93,7 +93,7 @@ class Trainer:
         self.optimizers = SimpleNamespace(optimizers={"fields": self.optimizer})
         self.config = SimpleNamespace(optimizers={"fields": {"optimizer": SimpleNamespace(lr=3e-3)}})
         attributes = TrainingCallbackAttributes({}, None, pipeline, self)  # pyright: ignore[reportArgumentType]
-        (self.callback,) = pipeline.get_training_callbacks(attributes)
+        self.callback, _ = pipeline.get_training_callbacks(attributes)
 
     def save_checkpoint(self, step: int) -> None:
         self.saved.append(step)
@@ -136,6 +136,15 @@ def test_a_slanted_ray_ends_where_it_meets_the_wall() -> None:
     origin = torch.tensor([[2.0, 0.0, 0.0]])
     distance, _ = trace_rays(SdfQuery(Wall()), origin, direction, TraceConfig(num_steps=200, tolerance=1e-4))
     assert float(distance) == pytest.approx(2.5, abs=2e-4)
+
+
+def test_a_ray_whose_steps_run_out_ends_where_it_came_to() -> None:
+    """From (0.6, 0, 0) down, past the sphere at 0.1 m: steps are as long as the distance to it."""
+    origin, direction = torch.tensor([[0.6, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    distance, is_hit = trace_rays(SdfQuery(Wall()), origin, direction, TraceConfig(near_plane=0.0, num_steps=2))
+    first = (0.36 + 1.0) ** 0.5 - 0.5
+    second = first + (0.36 + (1 - first) ** 2) ** 0.5 - 0.5
+    assert not bool(is_hit) and float(distance) == pytest.approx(second, abs=1e-5)
 
 
 def test_a_camera_sees_depth_normals_and_light() -> None:

@@ -4,17 +4,21 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+import tyro
 from torch import Tensor, nn
 
-from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
+from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
 from eugen3d.layers import EUGenConfig, LayerConfig
 from eugen3d.mapping import RaySamplingConfig, SdfMapperConfig, TraceConfig
+from eugen3d.methods.eugen_isdf_small import eugen_isdf_small
+from eugen3d.models import isdf_pipeline
 from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig
 from eugen3d.models.isdf_pipeline import SdfPipeline, SdfPipelineConfig
@@ -138,3 +142,79 @@ def test_a_mesh_that_is_not_there_ends_the_process_with_one_line(wall_sequence: 
 def test_settings_of_evaluation_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="num_rays and num_points are at least 1"):
         SdfEvaluationConfig(num_rays=0)
+
+
+def test_until_a_frame_can_be_used_the_stream_waits(wall_sequence: WriteSequence, monkeypatch) -> None:
+    """The first frame is bad and the next one a second away: no looking without pause, no end either."""
+    data, slept, now = wall_sequence(4), [], [0.0]
+    iio.imwrite(data / "depth000.png", np.zeros((24, 32), np.uint16))
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(isdf_pipeline, "time", SimpleNamespace(sleep=sleep))
+    pipeline = pipeline_of(data, eval_interval=0, frame_rate=1.0)
+    assert isinstance(pipeline.datamanager, DepthDataManager)
+    pipeline.datamanager._clock = lambda: now[0]
+    _, losses, metrics = pipeline.get_train_loss_dict(0)
+    assert metrics["num_frames"] == 1 and metrics["num_skipped"] == 1 and losses
+    assert pipeline.source.position == 2 and not pipeline.source.is_over
+    assert 15 <= len(slept) <= 25 and sum(slept) == pytest.approx(1.0, abs=0.1)
+
+    count = len(slept)
+    pipeline.get_train_loss_dict(1)
+    assert len(slept) == count, "with something to train on there is no pause"
+
+
+def test_data_that_cannot_be_used_leave_no_run_behind(tmp_path: Path, wall_sequence: WriteSequence, capsys) -> None:
+    config = copy.deepcopy(eugen_isdf_small.config)
+    config.output_dir, config.experiment_name, config.timestamp = tmp_path / "outputs", "room", "run"
+    (tmp_path / "empty").mkdir()
+    meta = json.loads(((data := wall_sequence(3)) / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        frame["transform_matrix"][1][1] = float("nan")
+    (data / "transforms.json").write_text(json.dumps(meta))
+    (tmp_path / "unposed").mkdir()
+    iio.imwrite(tmp_path / "unposed" / "frame-000000.depth.png", np.full((24, 32), 2000, np.uint16))
+    for path, reason in {
+        None: "--data: found none",
+        tmp_path / "gone": "gone: not found",
+        tmp_path / "empty": "empty: ",
+        data: "wall: none of its 3 frames has a pose that can be used",
+        tmp_path / "unposed": "unposed: none of its 1 frames has a pose that can be used",
+    }.items():
+        config.pipeline.datamanager.data = path
+        with pytest.raises(SystemExit, match="2"):
+            config.save_config()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and reason in line
+    assert not config.output_dir.exists()
+
+    config.pipeline.datamanager.data = wall_sequence(2, "good")
+    config.load_dir = tmp_path / "empty"
+    with pytest.raises(SystemExit, match="2"):
+        config.save_config()
+    assert "empty: has no checkpoint, expected step-*.ckpt" in capsys.readouterr().err
+    config.load_dir = None
+    config.save_config()
+    assert (config.get_base_dir() / "config.yml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--pipeline.mapper.rays.num-rays", "0", "num_rays"),
+        ("--pipeline.mapper.losses.bounds", "foo", "nearest"),
+        ("--pipeline.model.replaced-layers", "9", "replaced"),
+        ("--pipeline.num-batch-steps", "0", "num_batch_steps"),
+        ("--pipeline.datamanager.frame-rate", "-1", "frame_rate"),
+        ("--pipeline.evaluation.num-rays", "0", "num_rays"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(option: str, value: str, reason: str, capsys) -> None:
+    config = copy.deepcopy(eugen_isdf_small.config)
+    with pytest.raises(SystemExit, match="2"):
+        tyro.cli(type(config), default=config, args=[option, value])
+    message = capsys.readouterr().err
+    assert reason in message and "Traceback" not in message

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from eugen3d.mapping import SdfQuery
+from eugen3d.mapping.query import SdfQuery
 
 BLOCK = 32
 """Voxels of a block a side."""
@@ -48,12 +48,37 @@ def march(
     """
     vertices, faces, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0
     for block in blocks:
-        inside, triangles = _march_block(query, lower, voxel, block)
+        inside, triangles = march_box(query, lower, voxel, (BLOCK, BLOCK, BLOCK), BLOCK * block)
         vertices.append(inside)
         faces.append(triangles + count)
         count += len(inside)
         advance()
     return _joined(np.concatenate(vertices), np.concatenate(faces), voxel)
+
+
+def march_box(
+    query: SdfQuery, lower: np.ndarray, voxel: float, counts: tuple[int, int, int], first: np.ndarray | None = None
+) -> Triangles:
+    """The surface in one box of voxels, its whole grid in memory.
+
+    Args:
+        lower: where the grid begins, (3,), metres.
+        voxel: side of a voxel, metres.
+        counts: voxels along every axis.
+        first: (3,), indices of the box's first voxel in the grid; None: zeros.
+    """
+    from skimage.measure import marching_cubes
+
+    first = np.zeros(3, int) if first is None else first
+    axes = [  # boxes that touch see the very same points there
+        torch.from_numpy(lower[axis] + voxel * (first[axis] + np.arange(counts[axis] + 1))).float() for axis in range(3)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    values = query.distance(grid.view(-1, 3)).view(grid.shape[:3]).numpy()
+    if not values.min() < 0 < values.max():
+        return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
+    return lower + voxel * (first + vertices), faces.astype(np.int64)
 
 
 def keep_near(triangles: Triangles, points: np.ndarray, distance: float) -> Triangles:
@@ -63,19 +88,6 @@ def keep_near(triangles: Triangles, points: np.ndarray, distance: float) -> Tria
     vertices, faces = triangles
     is_near = np.isfinite(KDTree(points).query(vertices, distance_upper_bound=distance)[0])
     return _used(vertices, faces[is_near[faces].all(axis=1)])
-
-
-def _march_block(query: SdfQuery, lower: np.ndarray, voxel: float, block: np.ndarray) -> Triangles:
-    from skimage.measure import marching_cubes
-
-    indices = BLOCK * block[:, None] + np.arange(BLOCK + 1)  # neighbours see the very same points where they meet
-    axes = [torch.from_numpy(lower[axis] + voxel * indices[axis]).float() for axis in range(3)]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    values = query.distance(grid.view(-1, 3)).view(grid.shape[:3]).numpy()
-    if not values.min() < 0 < values.max():
-        return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent")
-    return lower + voxel * (BLOCK * block + vertices), faces.astype(np.int64)
 
 
 def _joined(vertices: np.ndarray, faces: np.ndarray, voxel: float) -> Triangles:
