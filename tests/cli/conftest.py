@@ -70,8 +70,9 @@ def make_sdf_run(tmp_path: Path) -> MakeRun:
     ) -> Path:
         config = copy.deepcopy(eugen_isdf_small.config)
         config.pipeline.datamanager.data = data
-        config.pipeline.model.layer = LayerConfig(kind, EUGenConfig(4, phi="softplus-100"))
-        config.pipeline.model.layer_width, config.pipeline.model.num_frequencies = 8, 2
+        layer = LayerConfig(kind, EUGenConfig(4, phi="softplus-100"))
+        for field, value in (("layer", layer), ("layer_width", 8), ("num_frequencies", 2)):
+            setattr(config.pipeline.model, field, value)
         torch.manual_seed(seed)
         pipeline = copy.deepcopy(config.pipeline).setup(device="cpu", test_mode="inference")
         assert isinstance(pipeline, SdfPipeline) and isinstance(pipeline.mapper, SdfMapper)

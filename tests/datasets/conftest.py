@@ -134,3 +134,21 @@ def nerfstudio_folder(tmp_path: Path, recording: Recording) -> Path:
     folder.mkdir()
     write_nerfstudio(folder, recording)
     return folder
+
+
+@pytest.fixture
+def scannet_folder(tmp_path: Path, recording: Recording) -> Path:
+    write_scannet(tmp_path, recording)
+    return tmp_path
+
+
+@pytest.fixture
+def tum_folder(tmp_path: Path, recording: Recording) -> Path:
+    write_tum(tmp_path, recording)
+    return tmp_path
+
+
+@pytest.fixture
+def replica_cad_folder(tmp_path: Path, recording: Recording) -> Path:
+    write_replica_cad(tmp_path, recording)
+    return tmp_path

@@ -41,7 +41,7 @@ def test_frames_without_a_pose_are_left_out_and_bad_pictures_are_black(wall_sequ
     meta["frames"][1]["transform_matrix"][0][3] = float("nan")
     (folder / "transforms.json").write_text(json.dumps(meta))
     (folder / "depth002.png").unlink()
-    iio.imwrite(folder / "depth003.png", np.tile(np.uint16([2000] * 31 + [4000]), (24, 1)))
+    iio.imwrite(folder / "depth003.png", np.tile(np.array([2000] * 31 + [4000], np.uint16), (24, 1)))
     *files, last = open_depth_sequence(folder).files
     dataset = DepthDataset(folder, [*files, dataclasses.replace(last, color=None)], (24, 32))
     assert len(dataset) == 3

@@ -234,16 +234,13 @@ def test_lens_distortion_is_opencvs(nerfstudio_folder: Path, recording) -> None:
     assert not torch.equal(found, torch.from_numpy(recording.depth[1] / 1000).float())
 
 
-def test_scannets_colour_camera_is_another(tmp_path: Path, recording) -> None:
-    from tests.datasets.conftest import write_scannet
-
-    write_scannet(tmp_path, recording)
+def test_scannets_colour_camera_is_another(scannet_folder: Path, recording) -> None:
     larger = np.diag([20.0, 22.0, 1.0, 1.0])
     larger[:2, 2] = (2 * 6.2 - 0.5, 2 * 4.1 - 0.5)
-    np.savetxt(tmp_path / "intrinsic" / "intrinsic_color.txt", larger)
+    np.savetxt(scannet_folder / "intrinsic" / "intrinsic_color.txt", larger)
     for n in range(4):
-        iio.imwrite(tmp_path / f"color/{n}.png", recording.color[n].repeat(2, axis=0).repeat(2, axis=1))
-    frame = open_depth_sequence(tmp_path)[3]
+        iio.imwrite(scannet_folder / f"color/{n}.png", recording.color[n].repeat(2, axis=0).repeat(2, axis=1))
+    frame = open_depth_sequence(scannet_folder)[3]
     assert frame.rgb is not None and torch.equal(frame.rgb, torch.from_numpy(recording.color[3]))
 
 
@@ -305,24 +302,18 @@ def test_what_is_no_sequence_is_named(tmp_path: Path) -> None:
         open_depth_sequence(tmp_path)
 
 
-def test_poses_far_in_time_are_no_poses(tmp_path: Path, recording, capsys) -> None:
-    from tests.datasets.conftest import write_tum
-
-    write_tum(tmp_path, recording)
-    lines = (tmp_path / "groundtruth.txt").read_text().splitlines()
-    (tmp_path / "groundtruth.txt").write_text("\n".join(lines[:5]) + "\n")  # poses of the first two frames
-    assert len(list(open_depth_sequence(tmp_path))) == 2
+def test_poses_far_in_time_are_no_poses(tum_folder: Path, capsys) -> None:
+    lines = (tum_folder / "groundtruth.txt").read_text().splitlines()
+    (tum_folder / "groundtruth.txt").write_text("\n".join(lines[:5]) + "\n")  # poses of the first two frames
+    assert len(list(open_depth_sequence(tum_folder))) == 2
     text = text_of(capsys)
     assert "skipped 2 of 4 frames" in text and "depth/2.png: there is no pose" in text
 
 
-def test_the_noisy_depth_of_replica_cad_comes_first(tmp_path: Path, recording) -> None:
-    from tests.datasets.conftest import write_replica_cad
-
-    write_replica_cad(tmp_path, recording)
+def test_the_noisy_depth_of_replica_cad_comes_first(replica_cad_folder: Path, recording) -> None:
     for n in range(4):
-        iio.imwrite(tmp_path / f"results/ndepth{n:06d}.png", recording.depth[n] + np.uint16(7))
-    depth = open_depth_sequence(tmp_path)[0].depth
+        iio.imwrite(replica_cad_folder / f"results/ndepth{n:06d}.png", recording.depth[n] + np.uint16(7))
+    depth = open_depth_sequence(replica_cad_folder)[0].depth
     torch.testing.assert_close(depth, torch.from_numpy((recording.depth[0] + 7) / 1000).float())
 
 

@@ -14,30 +14,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
-from eugen3d.layers import EUGenConfig, LayerConfig
-from eugen3d.mapping import RaySamplingConfig, SdfMapperConfig, TraceConfig
+from eugen3d.datasets.depth_datamanager import DepthDataManager
 from eugen3d.methods.eugen_isdf_small import eugen_isdf_small
 from eugen3d.models import isdf_pipeline
-from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig
-from eugen3d.models.isdf_pipeline import SdfPipeline, SdfPipelineConfig
+from eugen3d.models.isdf_pipeline import SdfPipeline
 
 WriteSequence = Callable[..., Path]
-MODEL = EUGenIsdfModelConfig(
-    layer=LayerConfig("eugen", EUGenConfig(4, phi="softplus-100")),
-    replaced_layers=(1,),
-    num_layers=2,
-    layer_width=8,
-    num_frequencies=2,
-    trace=TraceConfig(far_plane=6.0, tolerance=1e-4),
-)
-MAPPER = SdfMapperConfig(
-    RaySamplingConfig(num_rays=20, num_surface_samples=2, num_stratified_samples=4),
-    num_first_steps=2,
-    num_frame_steps=1,
-    num_keyframe_steps=1,
-)
 
 
 class Plane(nn.Module):
@@ -51,18 +34,16 @@ class Plane(nn.Module):
         return x[:, 2] - self.level
 
 
-def pipeline_of(data: Path, mode: str = "val", **settings: Any) -> SdfPipeline:
-    config = SdfPipelineConfig(model=copy.deepcopy(MODEL), mapper=MAPPER, num_final_steps=2)
-    config.datamanager = DepthDataManagerConfig(data=data, **settings)  # pyright: ignore[reportAttributeAccessIssue]
-    config.evaluation = SdfEvaluationConfig(num_rays=50, num_points=40)
-    return SdfPipeline(config, "cpu", mode)
+@pytest.fixture
+def evaluated(make_pipeline: Callable[..., SdfPipeline]) -> Callable[..., dict[str, float | None]]:
+    """A function that says what a field scores on a sequence."""
 
+    def evaluate(data: Path, field: nn.Module, folder: Path | None = None, **settings: Any) -> dict[str, float | None]:
+        pipeline = make_pipeline(data, "test", **settings)
+        pipeline.model.field = field  # pyright: ignore[reportArgumentType]
+        return pipeline.get_average_eval_image_metrics(output_path=folder, get_std=True)
 
-def evaluated(data: Path, field: nn.Module, folder: Path | None = None, **settings: Any) -> dict[str, float | None]:
-    """What a field scores on a sequence."""
-    pipeline = pipeline_of(data, "test", **settings)
-    pipeline.model.field = field  # pyright: ignore[reportArgumentType]
-    return pipeline.get_average_eval_image_metrics(output_path=folder, get_std=True)
+    return evaluate
 
 
 def spoil(folder: Path) -> None:
@@ -77,10 +58,10 @@ def spoil(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"watch_timeout": 0.3}])
-def test_a_stream_goes_on_over_bad_frames(wall_sequence: WriteSequence, capsys, settings: dict[str, Any]) -> None:
+def test_a_stream_goes_on_over_bad_frames(make_pipeline, wall_sequence, capsys, settings: dict[str, Any]) -> None:
     data = wall_sequence(9)
     spoil(data)
-    pipeline, metrics = pipeline_of(data, eval_interval=0, **settings), {}
+    pipeline, metrics = make_pipeline(data, eval_interval=0, **settings), {}
     while not (pipeline.source.is_over and pipeline.mapper.wants_frame()):
         _, losses, metrics = pipeline.get_train_loss_dict(0)
         assert all(bool(loss.isfinite()) for loss in losses.values())
@@ -91,16 +72,16 @@ def test_a_stream_goes_on_over_bad_frames(wall_sequence: WriteSequence, capsys, 
     assert text.count("skipped") == 1, "reported once"
 
 
-def test_frames_that_are_all_bad_end_the_process_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+def test_frames_that_are_all_bad_end_the_process_with_one_line(make_pipeline, wall_sequence, capsys) -> None:
     data = wall_sequence(2)
     for n in range(2):
         iio.imwrite(data / f"depth{n:03d}.png", np.zeros((24, 32), np.uint16))
     with pytest.raises(SystemExit, match="2"):
-        pipeline_of(data, eval_interval=0).get_train_loss_dict(0)
+        make_pipeline(data, eval_interval=0).get_train_loss_dict(0)
     assert capsys.readouterr().err == f"error: {data}: none of its frames can be used, 2 were skipped\n"
 
 
-def test_an_exact_field_has_no_error(wall_sequence: WriteSequence, tmp_path: Path) -> None:
+def test_an_exact_field_has_no_error(evaluated, wall_sequence: WriteSequence, tmp_path: Path) -> None:
     metrics = evaluated(wall_sequence(9), Plane(), tmp_path / "views", eval_interval=4)
     assert metrics["num_frames"] == 2 and metrics["hit_rate"] == 1
     for name in ("depth_error", "depth_error_std", "sdf_error", "surface_sdf_error", "gradient_cosine_distance"):
@@ -111,19 +92,19 @@ def test_an_exact_field_has_no_error(wall_sequence: WriteSequence, tmp_path: Pat
     assert iio.imread(tmp_path / "views" / "eval_normals_0000.png")[12, 16].tolist() == [128, 128, 255]
 
 
-def test_a_field_that_is_off_by_a_length_is_measured_to_be(wall_sequence: WriteSequence) -> None:
+def test_a_field_that_is_off_by_a_length_is_measured_to_be(evaluated, wall_sequence: WriteSequence) -> None:
     metrics = evaluated(wall_sequence(9), Plane(-1.75), eval_interval=4)
     for name in ("depth_error", "sdf_error", "surface_sdf_error"):
         assert metrics[name] == pytest.approx(0.25, abs=2e-4), name
     assert metrics["gradient_cosine_distance"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_field_without_a_surface_is_never_met(wall_sequence: WriteSequence) -> None:
+def test_a_field_without_a_surface_is_never_met(evaluated, wall_sequence: WriteSequence) -> None:
     metrics = evaluated(wall_sequence(9, mesh=False), Plane(-50.0), eval_interval=4)
     assert metrics == {"num_frames": 2, "depth_error": None, "depth_error_std": None, "hit_rate": 0}
 
 
-def test_without_frames_for_evaluation_the_process_ends_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+def test_without_frames_for_evaluation_the_process_ends_with_one_line(evaluated, wall_sequence, capsys) -> None:
     data = wall_sequence(3)
     with pytest.raises(SystemExit, match="2"):
         evaluated(data, Plane(), eval_interval=0)
@@ -131,7 +112,7 @@ def test_without_frames_for_evaluation_the_process_ends_with_one_line(wall_seque
     assert line.startswith(f"error: {data}: has no frame for evaluation")
 
 
-def test_a_mesh_that_is_not_there_ends_the_process_with_one_line(wall_sequence: WriteSequence, capsys) -> None:
+def test_a_mesh_that_is_not_there_ends_the_process_with_one_line(evaluated, wall_sequence, capsys) -> None:
     data = wall_sequence(4)
     (data / "mesh.ply").unlink()
     with pytest.raises(SystemExit, match="2"):
@@ -144,7 +125,7 @@ def test_settings_of_evaluation_that_cannot_be_are_refused() -> None:
         SdfEvaluationConfig(num_rays=0)
 
 
-def test_until_a_frame_can_be_used_the_stream_waits(wall_sequence: WriteSequence, monkeypatch) -> None:
+def test_until_a_frame_can_be_used_the_stream_waits(make_pipeline, wall_sequence: WriteSequence, monkeypatch) -> None:
     """The first frame is bad and the next one a second away: no looking without pause, no end either."""
     data, slept, now = wall_sequence(4), [], [0.0]
     iio.imwrite(data / "depth000.png", np.zeros((24, 32), np.uint16))
@@ -154,7 +135,7 @@ def test_until_a_frame_can_be_used_the_stream_waits(wall_sequence: WriteSequence
         now[0] += seconds
 
     monkeypatch.setattr(isdf_pipeline, "time", SimpleNamespace(sleep=sleep))
-    pipeline = pipeline_of(data, eval_interval=0, frame_rate=1.0)
+    pipeline = make_pipeline(data, eval_interval=0, frame_rate=1.0)
     assert isinstance(pipeline.datamanager, DepthDataManager)
     pipeline.datamanager._clock = lambda: now[0]
     _, losses, metrics = pipeline.get_train_loss_dict(0)
@@ -167,7 +148,7 @@ def test_until_a_frame_can_be_used_the_stream_waits(wall_sequence: WriteSequence
     assert len(slept) == count, "with something to train on there is no pause"
 
 
-def test_data_that_cannot_be_used_leave_no_run_behind(tmp_path: Path, wall_sequence: WriteSequence, capsys) -> None:
+def test_data_that_cannot_be_used_leave_no_run_behind(tmp_path: Path, wall_sequence, capsys) -> None:
     config = copy.deepcopy(eugen_isdf_small.config)
     config.output_dir, config.experiment_name, config.timestamp = tmp_path / "outputs", "room", "run"
     (tmp_path / "empty").mkdir()

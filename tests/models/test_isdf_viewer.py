@@ -23,7 +23,6 @@ from eugen3d.mapping import SdfQuery
 from eugen3d.mapping.keyframes import Keyframes
 from eugen3d.models.isdf_pipeline import SdfPipeline
 from eugen3d.models.isdf_viewer import SdfScene, slice_colors
-from tests.models.test_isdf_sequences import pipeline_of
 
 SURFACE, SLICE, KEYFRAMES = (f"/signed_distance/{name}" for name in ("surface", "slice", "keyframes"))
 
@@ -58,7 +57,7 @@ class Client:
         while not is_there():
             assert time.monotonic() < deadline, f"it is not there, but {sorted(self.nodes)}"
             try:
-                content = msgspec.msgpack.decode(self.socket.recv(timeout=1))
+                content = msgspec.msgpack.decode(self.socket.recv(timeout=1, decode=False))
             except TimeoutError:
                 continue
             for message in content if isinstance(content, list) else [content]:
@@ -78,11 +77,11 @@ class Client:
 
 
 @pytest.fixture
-def loaded(wall_sequence: Callable[..., Path]) -> SdfPipeline:
+def loaded(make_pipeline: Callable[..., SdfPipeline], wall_sequence: Callable[..., Path]) -> SdfPipeline:
     """A pipeline with two keyframes and a field that is known."""
-    pipeline = pipeline_of(wall_sequence(3), "test", eval_interval=0)
+    pipeline = make_pipeline(wall_sequence(3), "test", eval_interval=0)
     pipeline.model.field = Plane()  # pyright: ignore[reportArgumentType]
-    pipeline.mapper.add_keyframes(list(pipeline.datamanager.sequence)[:2])  # pyright: ignore[reportAttributeAccessIssue]
+    pipeline.mapper.add_keyframes(pipeline.source.all_frames()[:2])
     return pipeline
 
 
@@ -120,8 +119,8 @@ def test_the_scene_grows_while_it_is_trained_and_somebody_looks(loaded: SdfPipel
     client.wait_for(lambda: bool(viewer.viser_server.get_clients()) and SURFACE in client.nodes)
     first = dict(client.nodes)
     with torch.no_grad():
-        loaded.model.field.level += 0.05
-    loaded.mapper.add_keyframes(list(loaded.datamanager.sequence)[2:])  # pyright: ignore[reportAttributeAccessIssue]
+        loaded.model.get_parameter("field.level").add_(0.05)
+    loaded.mapper.add_keyframes(loaded.source.all_frames()[2:])
     loaded.scene.refresh()
     client.wait_for(lambda: f"{KEYFRAMES}/2" in client.nodes and client.nodes[SLICE] is not first[SLICE])
     assert np.abs(client.vertices()[:, 2] + 1.95).max() < 1e-4
