@@ -154,7 +154,9 @@ def test_stopping_early_reports_what_was_skipped_so_far(seven_scenes_folder: Pat
 def test_no_usable_frame_is_an_error(seven_scenes_folder: Path) -> None:
     for file in seven_scenes_folder.glob("*.pose.txt"):
         file.write_text("lost\n")
-    with pytest.raises(SceneError, match=r"none of its 4 frames can be used: .*frame-000000\.pose\.txt: found no rows"):
+    with pytest.raises(
+        SceneError, match=r"none of its 4 frames has a pose that can be used: .*frame-000000\.pose\.txt: found no rows"
+    ):
         list(open_depth_sequence(seven_scenes_folder))
     for file in seven_scenes_folder.glob("*.depth.png"):
         file.write_bytes(b"none")

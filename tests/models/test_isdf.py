@@ -120,7 +120,7 @@ def pipeline_of(count: int, stream: bool = True, **changes: Any) -> SdfPipeline:
 
 
 def weights(pipeline: SdfPipeline) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in pipeline.model.field.parameters()])
+    return torch.cat([parameter.detach().flatten() for parameter in pipeline.model.parameters()])
 
 
 def test_rays_end_on_the_first_surface() -> None:
