@@ -66,8 +66,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def latest(models: Path) -> tuple[int, dict[str, Any]]:
-    """The step and the mapper's progress of the one checkpoint that there is."""
-    (path,) = models.glob("*")
+    """The step and the mapper's progress of the latest checkpoint; killed in time, a run has the one before it, too."""
+    *_, path = sorted(models.glob("*"))
     state = torch.load(path, weights_only=True)
     progress = torch.load(io.BytesIO(state["pipeline"][PROGRESS].numpy().tobytes()), weights_only=True)
     return state["step"], progress
@@ -94,6 +94,7 @@ def test_a_stream_that_is_killed_goes_on(wall_sequence: Callable[..., Path], tmp
 
     finish(start(tmp_path, "ns-train eugen-isdf-small", options | {"--load-dir": models}))
     step, progress = latest(models)
+    assert len(list(models.glob("*"))) == 1
     assert progress["position"] == NUM_FRAMES
     assert progress["num_frames"] == NUM_FRAMES - NUM_FRAMES // 10 - 1, "less those for evaluation and the missing one"
     assert progress["num_steps"] == step, "every step is counted once"
