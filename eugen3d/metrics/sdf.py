@@ -53,6 +53,11 @@ def gradient_cosine_distance(gradient: Tensor, truth: Tensor) -> float:
     return float((1.0 - F.cosine_similarity(gradient, truth, dim=-1)).mean())
 
 
+def eikonal_error(gradient: Tensor) -> float:
+    """The mean of | ‖g‖ - 1 | of gradients (n, 3): 0 for a distance, which grows by a metre a metre."""
+    return float((gradient.norm(dim=-1) - 1.0).abs().mean())
+
+
 def sdf_metrics(
     sdf: Tensor, truth: Tensor, gradient: Tensor | None = None, true_gradient: Tensor | None = None
 ) -> dict[str, float | None]:
@@ -79,4 +84,5 @@ def sdf_metrics(
     metrics |= {f"collision_cost_error[{e:g}]": collision_cost_error(sdf, truth, e) for e in EPSILONS}
     if gradient is not None and true_gradient is not None:
         metrics["gradient_cosine_distance"] = gradient_cosine_distance(gradient, true_gradient)
+        metrics["eikonal_error"] = eikonal_error(gradient)
     return metrics

@@ -9,6 +9,7 @@ from eugen3d.metrics.sdf import (
     BINS,
     collision_cost,
     collision_cost_error,
+    eikonal_error,
     gradient_cosine_distance,
     sdf_error,
     sdf_error_by_distance,
@@ -54,8 +55,13 @@ def test_gradient_cosine_distance_by_hand() -> None:
     assert gradient_cosine_distance(torch.zeros(1, 3), torch.ones(1, 3)) == 1.0
 
 
+def test_eikonal_error_by_hand() -> None:
+    assert eikonal_error(torch.tensor([[0.0, 1.0, 0.0], [3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])) == pytest.approx(5 / 3)
+
+
 def test_all_together() -> None:
-    perfect = sdf_metrics(TRUTH, TRUTH, torch.ones(8, 3), torch.ones(8, 3))
+    unit = torch.ones(8, 3) / math.sqrt(3)
+    perfect = sdf_metrics(TRUTH, TRUTH, unit, unit)
     assert all(value == pytest.approx(0.0, abs=1e-6) for value in perfect.values())
     metrics = sdf_metrics(TRUTH + ERRORS, TRUTH)
     assert metrics["sdf_error"] == pytest.approx(0.245) and metrics["sdf_error[>1]"] == pytest.approx(0.6)

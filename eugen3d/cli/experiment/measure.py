@@ -30,7 +30,7 @@ FIELDS = Measure(
     "sdf_error",
     False,
     (
-        *("surface_sdf_error", "gradient_cosine_distance", "depth_error", "hit_rate"),
+        *("surface_sdf_error", "gradient_cosine_distance", "eikonal_error", "depth_error", "hit_rate"),
         *(f"sdf_error[{name}]" for name in BINS),
         *(f"collision_cost_error[{epsilon:g}]" for epsilon in EPSILONS),
     ),
