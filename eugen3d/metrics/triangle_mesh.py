@@ -156,6 +156,11 @@ class TriangleMesh:
         cross = np.cross(b - a, c - a)
         return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
 
+    @cached_property
+    def vertex_normals(self) -> np.ndarray:
+        """Unit normals of the vertices, (num_vertices, 3): of the faces around, weighted by their areas."""
+        return np.asarray(igl.per_vertex_normals(self.vertices, self.faces, igl.PER_VERTEX_NORMALS_WEIGHTING_TYPE_AREA))
+
     def signed_distance_grid(self, lower: Tensor, spacing: float, shape: tuple[int, int, int]) -> Tensor:
         """Signed distances (nx, ny, nz) float32 at lower + spacing * (i, j, k), evaluated in pieces.
 

@@ -27,7 +27,7 @@ from eugen3d.metrics.visibility import sample_visible_surface, sample_visible_vo
 from eugen3d.models.isdf import EUGenIsdfModel
 
 Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes rays' origins and unit directions (n, 3) to the distance (n,) along each, and whether (n,) it meets a surface."""
+"""Takes rays' origins and unit directions (n, 3) to the surface's distance (n,) and whether (n,) there is one."""
 
 
 class SignedDistances(Protocol):

@@ -35,7 +35,7 @@ def test_hand_computed_distances_to_a_box() -> None:
 
 
 def test_rays_meet_the_first_face_of_a_box_from_either_side() -> None:
-    """The box reaches to 0.5 in x: from 5 that is 4.5 before a ray, from its middle half a metre, or 0.25 lengths of 2."""
+    """The box reaches to 0.5 in x: 4.5 from 5, 0.5 from its middle, or 0.25 lengths of 2."""
     origins = torch.tensor([[5, 0.1, 0.2], [5, 0.1, 0.2], [0, 0.1, 0.2], [0, 0.1, 0.2], [5, 9, 0]], dtype=torch.float64)
     directions = torch.tensor([[-1, 0, 0], [1, 0, 0], [1, 0, 0], [-2, 0, 0], [-1, 0, 0]], dtype=torch.float64)
     expected = torch.tensor([4.5, torch.inf, 0.5, 0.25, torch.inf], dtype=torch.float64)
