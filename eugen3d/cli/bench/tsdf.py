@@ -4,8 +4,8 @@ Curless & Levoy, "A volumetric method for building complex models from range ima
 weighted mean of the distances along the optical axis from it to what the frames measured at its pixel, truncated. The
 grid is dense and the surface scikit-image's marching cubes: enough to compare with, and no dependency more.
 
-Symbols: D the running mean, as a share of the truncation t; W the sum of the weights; d = measured depth - depth of the
-voxel, metres, positive before the surface.
+Symbols: D the running mean, as a share of the truncation t; W the sum of the weights, here the number of measurements;
+d = measured depth - depth of the voxel, metres, positive before the surface.
 """
 
 from collections.abc import Iterable
@@ -43,13 +43,11 @@ class TsdfVolume:
         shape = grid_shape(lower, upper, voxel)
         self.tsdf, self.weight = torch.ones(shape), torch.zeros(shape)
 
-    def integrate(self, view: DepthView, weight: float = 1.0) -> None:
+    def integrate(self, view: DepthView) -> None:
         """Take in a frame: the voxels of its picture with d >= -t, each with the measurement of the pixel it is in.
 
-        D becomes (W D + w min(d / t, 1)) / (W + w), and W becomes W + w.
-
-        Args:
-            weight: w of all measurements of the frame, positive.
+        D becomes (W D + min(d / t, 1)) / (W + 1), and W becomes W + 1: all measurements count the same, which served
+        `data/room` better than weights that fall with the depth.
         """
         first, last = self._range_of(view)
         depth = view.depth.reshape(-1)
@@ -63,10 +61,10 @@ class TsdfVolume:
             measured = depth[pixel]
             share = (measured - z) / self.truncation
             seen = inside & (measured > 0) & (share >= -1)
-            added = (weight * seen).view(points.shape[:3])
+            added = seen.float().view(points.shape[:3])
             self.weight[slab] += added
             step = (share.clamp(max=1.0).view(added.shape) - self.tsdf[slab]) * added
-            self.tsdf[slab] += step / self.weight[slab].clamp(min=1e-12)
+            self.tsdf[slab] += step / self.weight[slab].clamp(min=1.0)
 
     def triangles(self) -> Triangles:
         """The zero level in the cubes whose eight corners were all measured, none where there is none."""
