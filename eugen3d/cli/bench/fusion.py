@@ -110,7 +110,7 @@ class BenchFusion:
     def _check_split(self, run: SdfRun) -> None:
         """Refuse a run that may have seen the frames that are measured on, and one without a mesh's bounds."""
         for flag in ("eval_interval", "frame_step"):
-            found, expected = getattr(run.frames, flag), getattr(self, flag)
+            found, expected = getattr(run.config.pipeline.datamanager, flag), getattr(self, flag)
             if found != expected:
                 name = f"--{flag.replace('_', '-')}"
                 raise UsageError(f"{run.config_path}: was trained with {flag} {found}, expected {expected} as {name}")
@@ -183,7 +183,10 @@ class BenchFusion:
         return {"row": row, "volume": about}
 
     def _empty_volume(self, source: DepthDataManager, bar: Progress) -> TsdfVolume:
-        """A volume around all that the sequence measured; bad frames are counted when they are fused."""
+        """A volume around all that the sequence measured, with free space before it and what may be known behind it.
+
+        Bad frames are counted when they are fused.
+        """
         assert source.sequence is not None
         truncation = TRUNCATION_VOXELS * self.voxel if self.truncation is None else self.truncation
         boxes = []

@@ -34,14 +34,14 @@ class TsdfVolume:
         truncation: t, metres.
 
     Attributes:
-        tsdf: D, (nx, ny, nz) float32, -1 to 1; 1 where nothing was measured, as in free space.
+        tsdf: D, (nx, ny, nz) float32, -1 to 1; 0 where nothing was measured.
         weight: W, (nx, ny, nz) float32; 0 where nothing was measured.
     """
 
     def __init__(self, lower: Tensor, upper: Tensor, voxel: float, truncation: float) -> None:
         self.lower, self.voxel, self.truncation = lower.float(), voxel, truncation
         shape = grid_shape(lower, upper, voxel)
-        self.tsdf, self.weight = torch.ones(shape), torch.zeros(shape)
+        self.tsdf, self.weight = torch.zeros(shape), torch.zeros(shape)
 
     def integrate(self, view: DepthView) -> None:
         """Take in a frame: the voxels of its picture with d >= -t, each with the measurement of the pixel it is in.
@@ -85,11 +85,14 @@ class TsdfVolume:
         return self.lower.double().numpy() + self.voxel * vertices.astype(np.float64), faces.astype(np.int64)
 
     def is_inside(self, points: Tensor) -> Tensor:
-        """Whether D is negative at points (n, 3), linearly interpolated; what was not measured counts as free."""
+        """Whether D is negative at points (n, 3), linearly interpolated between the voxels that were measured.
+
+        Where none of them was, space counts as free.
+        """
         from scipy.ndimage import map_coordinates
 
         index = ((points.double() - self.lower.double()) / self.voxel).numpy().T
-        values = map_coordinates(self.tsdf.numpy(), index, order=1, mode="grid-constant", cval=1.0)
+        values = map_coordinates(self.tsdf.numpy(), index, order=1, mode="grid-constant", cval=0.0)
         return torch.from_numpy(values < 0)
 
     def _range_of(self, view: DepthView) -> tuple[Tensor, Tensor]:
@@ -154,15 +157,15 @@ def grid_shape(lower: Tensor, upper: Tensor, voxel: float) -> tuple[int, int, in
     return x, y, z
 
 
-def reach(view: DepthView, beyond: float) -> tuple[Tensor, Tensor]:
-    """The corners (3,) of the box around what a frame measured and what is up to so many metres of depth behind it.
+def reach(view: DepthView, margin: float) -> tuple[Tensor, Tensor]:
+    """The corners (3,) of the box around what a frame measured, and up to so many metres of depth before and behind it.
 
     Args:
         view: a frame with a measurement.
     """
     pixels = view.depth.nonzero()
     depth = view.depth[pixels[:, 0], pixels[:, 1]]
-    points = torch.cat([unproject(view, pixels, depth), unproject(view, pixels, depth + beyond)])
+    points = torch.cat([unproject(view, pixels, depth + offset) for offset in (-margin, margin)])
     return points.amin(dim=0), points.amax(dim=0)
 
 
