@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import imageio.v3 as iio
 import numpy as np
@@ -18,6 +18,7 @@ from eugen3d.cli.main import main
 from eugen3d.datasets.depth_datamanager import DepthDataManager, DepthDataManagerConfig
 from eugen3d.layers import EUGenConfig, LayerConfig
 from eugen3d.methods.eugen_isdf_small import eugen_isdf_small
+from eugen3d.models.isdf import EUGenIsdfModel, EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import PROGRESS, SdfPipeline
 
 WriteSequence = Callable[..., Path]
@@ -49,12 +50,13 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     def make(data: Path, name: str = "run", change: Callable[[dict[str, Any]], Any] = dict, **frames: Any) -> Path:
         config = copy.deepcopy(eugen_isdf_small.config)
         config.pipeline.datamanager = DepthDataManagerConfig(data=data, **frames)  # pyright: ignore
-        config.pipeline.model.layer = LayerConfig("eugen", EUGenConfig(4, phi="softplus-100"))
-        config.pipeline.model.layer_width, config.pipeline.model.num_frequencies = 8, 2
+        model = cast(EUGenIsdfModelConfig, config.pipeline.model)
+        model.layer = LayerConfig("eugen", EUGenConfig(4, phi="softplus-100"))
+        model.layer_width, model.num_frequencies = 8, 2
         pipeline = copy.deepcopy(config.pipeline).setup(device="cpu", test_mode="val")
         assert isinstance(pipeline, SdfPipeline)
         pipeline.mapper.add_keyframes(list(training_frames(DepthDataManager(config.pipeline.datamanager)))[:1])
-        field, wall = pipeline.model.field, torch.tensor([[0.0, 0.0, -2.0]])
+        field, wall = cast(EUGenIsdfModel, pipeline.model).field, torch.tensor([[0.0, 0.0, -2.0]])
         with torch.no_grad():
             field.head[0].bias -= field(wall) / field.config.output_scale
         folder = tmp_path / name / "nerfstudio_models"

