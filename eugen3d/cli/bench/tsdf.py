@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eugen3d.cli.mesh import Triangles
 from eugen3d.mapping import TraceConfig
+from eugen3d.mapping.mesh import Triangles
 from eugen3d.metrics.triangle_mesh import TriangleMesh
 from eugen3d.metrics.visibility import DepthView, project, unproject
 
