@@ -23,7 +23,7 @@ from torch import Tensor
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import first_line
 from eugen3d.cli.renders import Record, RenderStore, file_hash, fingerprint
-from eugen3d.cli.runs import UsageError, load_run, resolve_device
+from eugen3d.cli.runs import UsageError, folder_names, load_run, resolve_device
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.cli.views import Crop, Split, choose_evenly, load_views, match_files
 from eugen3d.metrics.image import image_metrics
@@ -65,15 +65,7 @@ class ComparisonConfig:
 
     def run_names(self) -> list[str]:
         """The names of the runs; folders of one name are told apart by a number."""
-        if self.names:
-            return list(self.names)
-        names: list[str] = []
-        for path in self.load_config:
-            name, number = path.resolve().parent.name, 2
-            while name in names:
-                name, number = f"{path.resolve().parent.name}-{number}", number + 1
-            names.append(name)
-        return names
+        return list(self.names) or folder_names(self.load_config)
 
     def check(self) -> None:
         """Refuse what no run could be compared with."""

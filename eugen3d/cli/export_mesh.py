@@ -12,16 +12,14 @@ from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.mesh_colors import to_linear, vertex_colors
 from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.sdf_mesh import MAX_SLOPE, SEEN_WITHIN, Bounds, mesh_of_run
 from eugen3d.cli.sdf_runs import SdfRun, load_sdf_run
 from eugen3d.datasets import SceneError, open_depth_sequence
 from eugen3d.mapping import SdfQuery
-from eugen3d.mapping.mesh import Triangles, count_blocks, find_blocks, keep_near, march
+from eugen3d.mapping.mesh import Triangles
 from eugen3d.runtime import Backend
 
 FORMATS = (".ply", ".obj", ".glb")
-MARGIN = 0.1
-"""How far beyond what was seen the mesh may reach by default, in metres."""
-MAX_BLOCKS = 1_000_000
 
 
 @dataclass
@@ -34,11 +32,11 @@ class ExportMesh:
     """The file to write: .ply, .obj or .glb."""
     voxel: float = 0.03
     """Side of a voxel in metres."""
-    bounds: tuple[float, float, float, float, float, float] | None = None
+    bounds: Bounds | None = None
     """x, y and z of the least corner, then of the greatest, in metres; by default around what the keyframes saw."""
-    seen_within: float = 0.15
+    seen_within: float = SEEN_WITHIN
     """Surface is kept within so many metres of what the keyframes saw: elsewhere the field is a guess. inf: all is."""
-    max_slope: float = 2.0
+    max_slope: float = MAX_SLOPE
     """The largest slope that the field is taken to have; blocks without surface are left out by it. inf: none is."""
     num_color_frames: int = 50
     """How many frames of the run's sequence, evenly spread, colour the mesh where they have pictures; 0: no colours."""
@@ -51,20 +49,17 @@ class ExportMesh:
         """Run the command."""
         self._check()
         run = load_sdf_run(self.load_config, self.device)
-        lower, upper = self._box(run)
-        count = int(count_blocks(lower, upper, self.voxel).prod())
-        if count > MAX_BLOCKS:
-            size = " x ".join(f"{side:.3g}" for side in upper - lower)
-            raise UsageError(f"--voxel {self.voxel}: a box of {size} m takes {count:,} blocks, expected a larger voxel")
         query = SdfQuery(run.model.field, self.runtime)
-        blocks = find_blocks(query, lower, upper, self.voxel, self.max_slope)
         with progress_bar() as bar:
-            shown = bar.add_task("blocks", total=len(blocks))
-            triangles = march(query, lower, self.voxel, blocks, lambda: bar.advance(shown))
-        if len(run.surface) and math.isfinite(self.seen_within):
-            triangles = keep_near(triangles, run.surface.numpy(), self.seen_within)
-        if not len(triangles[1]):
-            raise UsageError(f"{self.load_config}: its field has no surface in the box from {lower} to {upper}")
+            triangles = mesh_of_run(
+                run,
+                query,
+                self.voxel,
+                bar,
+                bounds=self.bounds,
+                seen_within=self.seen_within,
+                max_slope=self.max_slope,
+            )
         normals = _normals(query, triangles[0])
         colors, told = self._colors(run, triangles[0], normals)
         write_whole(self.output, encode_mesh(triangles, normals, self.output.suffix, colors))
@@ -105,14 +100,6 @@ class ExportMesh:
         except SceneError as error:
             return None, f"no colours: {error}"
         return colors, f"colours of {len(frames)} frames on {num_seen / len(vertices):.0%} of the vertices"
-
-    def _box(self, run: SdfRun) -> tuple[np.ndarray, np.ndarray]:
-        if self.bounds is not None:
-            return np.array(self.bounds[:3]), np.array(self.bounds[3:])
-        if not len(run.surface):
-            raise UsageError(f"{self.load_config}: its checkpoint holds no keyframes, expected --bounds")
-        surface = run.surface.double().numpy()
-        return surface.min(axis=0) - MARGIN, surface.max(axis=0) + MARGIN
 
 
 def encode_mesh(triangles: Triangles, normals: np.ndarray, suffix: str, colors: np.ndarray | None = None) -> bytes:

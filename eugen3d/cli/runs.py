@@ -5,7 +5,7 @@ import dataclasses
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from eugen3d.metrics.lazy_lpips import LazyLpips, lazy_lpips
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.stacks import TORCH_FLAG
 
-__all__ = ["Run", "RunConfig", "UsageError", "load_config", "load_run", "resolve_device", "save_run"]
+__all__ = ["Run", "RunConfig", "UsageError", "folder_names", "load_config", "load_run", "resolve_device", "save_run"]
 
 TestMode = Literal["test", "val", "inference"]
 
@@ -53,6 +53,17 @@ class Run:
     pipeline: VanillaPipeline
     checkpoint: Path
     step: int
+
+
+def folder_names(config_paths: Sequence[Path]) -> list[str]:
+    """The names of the folders that runs' config.yml lie in; folders of one name are told apart by a number."""
+    names: list[str] = []
+    for path in config_paths:
+        name, number = path.resolve().parent.name, 2
+        while name in names:
+            name, number = f"{path.resolve().parent.name}-{number}", number + 1
+        names.append(name)
+    return names
 
 
 def load_config(path: Path) -> TrainerConfig:

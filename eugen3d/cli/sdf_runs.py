@@ -29,6 +29,8 @@ class SdfRun:
 
     name: str
     """The run folder's name."""
+    config_path: Path
+    """Its config.yml."""
     config: TrainerConfig
     model: EUGenIsdfModel
     """In evaluation mode."""
@@ -75,7 +77,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"{checkpoint}: its keyframes cannot be read ({first_line(error)})") from None
     name, surface = config_path.resolve().parent.name, seen_points(keyframes.entries, PIXEL_STEP)
-    return SdfRun(name, config, model, checkpoint, step, progress, keyframes, surface)
+    return SdfRun(name, config_path, config, model, checkpoint, step, progress, keyframes, surface)
 
 
 def set_up_model(config: ModelConfig) -> Model:

@@ -96,6 +96,24 @@ class TriangleMesh:
         distance, index = np.sqrt(squared), torch.from_numpy(np.asarray(faces))
         return _like(distance, points), _like(np.asarray(closest), points), index.to(points.device)
 
+    def first_hits(self, origins: Tensor, directions: Tensor) -> Tensor:
+        """How far along rays the first face is, (n,), in lengths of the directions; inf: there is none.
+
+        Faces are met from either side.
+
+        Args:
+            origins: (n, 3); results have their dtype and device, and are computed in float64.
+            directions: (n, 3).
+
+        Raises:
+            ValueError: a coordinate is not finite, or the shape is wrong.
+        """
+        if not len(origins):
+            return origins.new_zeros(0)
+        rays = _queries(origins), _queries(directions)
+        face, distance, _ = self._tree.intersect_ray_first(self.vertices, self.faces, *rays)
+        return _like(np.where(np.asarray(face) < 0, np.inf, distance), origins)
+
     def contains(self, points: Tensor) -> Tensor:
         """Whether points (n, 3) are in the solid: their winding number is over one half. (n,) bool.
 
@@ -138,6 +156,11 @@ class TriangleMesh:
         cross = np.cross(b - a, c - a)
         return cross / np.maximum(np.linalg.norm(cross, axis=1, keepdims=True), 1e-300)
 
+    @cached_property
+    def vertex_normals(self) -> np.ndarray:
+        """Unit normals of the vertices, (num_vertices, 3): of the faces around, weighted by their areas."""
+        return np.asarray(igl.per_vertex_normals(self.vertices, self.faces, igl.PER_VERTEX_NORMALS_WEIGHTING_TYPE_AREA))
+
     def signed_distance_grid(self, lower: Tensor, spacing: float, shape: tuple[int, int, int]) -> Tensor:
         """Signed distances (nx, ny, nz) float32 at lower + spacing * (i, j, k), evaluated in pieces.
 
@@ -153,6 +176,12 @@ class TriangleMesh:
             index = torch.stack(torch.unravel_index(flat, shape), dim=-1)
             pieces.append(self.signed_distance(first + spacing * index.double()).float())
         return (torch.cat(pieces) if pieces else torch.zeros(0)).reshape(shape)
+
+    @cached_property
+    def _tree(self) -> igl.AABB:
+        tree = igl.AABB()
+        tree.init(self.vertices, self.faces)
+        return tree
 
     def sample_surface(self, count: int, seed: int = 0) -> Tensor:
         """Points (count, 3) float64 drawn uniformly by area from the surface."""

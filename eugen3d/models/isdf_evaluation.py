@@ -1,8 +1,13 @@
-"""What `ns-eval` measures of a field of signed distance: depth in frames it has not seen, errors against a mesh."""
+"""What `ns-eval` measures of a field of signed distance: depth in frames it has not seen, errors against a mesh.
 
-from collections.abc import Iterable
+The same can be asked of what is no field, such as fused depth: `SignedDistances` and `Trace` are all that is needed.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -12,13 +17,29 @@ from torchvision.utils import save_image
 from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.datasets.depth_layouts import mesh_path
-from eugen3d.mapping import SdfQuery, TraceConfig, trace_rays
+from eugen3d.mapping import trace_rays
 from eugen3d.mapping.keyframes import frame_to
 from eugen3d.mapping.rays import rays_at
 from eugen3d.metrics.sdf import sdf_error, sdf_metrics
+from eugen3d.metrics.surface import surface_metrics
 from eugen3d.metrics.triangle_mesh import TriangleMesh
-from eugen3d.metrics.visibility import sample_visible_surface, sample_visible_volume
+from eugen3d.metrics.visibility import sample_visible_surface, sample_visible_volume, visible
 from eugen3d.models.isdf import EUGenIsdfModel
+
+Trace = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes rays' origins and unit directions (n, 3) to the surface's distance (n,) and whether (n,) there is one."""
+
+
+class SignedDistances(Protocol):
+    """What is asked for distances: a field's `SdfQuery`, or what stands for a field."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances (n,) in metres at points (n, 3)."""
+        ...
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and their gradients (n, 3)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,14 +68,10 @@ def evaluate(
     output_path: Path | None = None,
     with_std: bool = False,
 ) -> dict[str, float | None]:
-    """The errors of a model's field, in metres where they are distances.
-
-    depth_error is the mean over frames of the mean |z - z'| of traced and measured depth over the rays that meet the
-    field's surface, hit_rate the share of rays that do. Where the data name a mesh (`mesh_file_path`), the rest is
-    `sdf_metrics` in the volume that the frames saw, and surface_sdf_error the mean |s - d| at the points they measured.
+    """The errors of a model's field, as `field_errors` has them.
 
     Args:
-        path: the sequence's folder.
+        path: the sequence's folder; the mesh that it names (`mesh_file_path`) is what distances are compared with.
         frames: what is evaluated on.
         output_path: where pictures of the frames' views go.
         with_std: whether depth_error_std is wanted: between frames.
@@ -67,24 +84,65 @@ def evaluate(
     if not held_out:
         raise SceneError(f"{path}: has no frame for evaluation, expected a run whose eval_interval keeps some")
     query = model.query()
-    scores = [depth_error(query, frame, model.config.trace, config) for frame in held_out]
-    found = torch.tensor([error for error, _ in scores if error is not None])
-    metrics: dict[str, float | None] = {"num_frames": float(len(held_out))}
-    metrics["depth_error"] = float(found.mean()) if len(found) else None
-    if with_std:
-        metrics["depth_error_std"] = float(found.std()) if len(found) > 1 else None
-    metrics["hit_rate"] = sum(hit_rate for _, hit_rate in scores) / len(scores)
-    mesh = mesh_path(path)
-    if mesh is not None:
-        metrics |= _mesh_errors(query, TriangleMesh.load(mesh), held_out, config)
+    trace = partial(trace_rays, query, config=model.config.trace)
+    metrics = field_errors(query, trace, held_out, load_truth(path), config, with_std)
     if output_path is not None:
         _save_views(model, held_out, output_path)
     return metrics
 
 
-def depth_error(
-    query: SdfQuery, frame: DepthFrame, trace: TraceConfig, config: SdfEvaluationConfig
-) -> tuple[float | None, float]:
+def load_truth(path: Path) -> TriangleMesh | None:
+    """The mesh of what a sequence shows; None where it names none.
+
+    Raises:
+        ValueError: the mesh cannot be used.
+    """
+    mesh = mesh_path(path)
+    return None if mesh is None else TriangleMesh.load(mesh)
+
+
+def field_errors(
+    query: SignedDistances,
+    trace: Trace,
+    frames: list[DepthFrame],
+    truth: TriangleMesh | None,
+    config: SdfEvaluationConfig,
+    with_std: bool = False,
+) -> dict[str, float | None]:
+    """The errors of a field in frames that it has not seen, in metres where they are distances.
+
+    depth_error is the mean over frames of the mean |z - z'| of traced and measured depth over the rays that meet the
+    field's surface, hit_rate the share of rays that do. Where the truth is known, the rest is `sdf_metrics` in the
+    volume that the frames saw, and surface_sdf_error the mean |s - d| at the points they measured.
+
+    Args:
+        frames: at least one.
+        truth: the mesh of what the frames show.
+        with_std: whether depth_error_std is wanted: between frames.
+    """
+    scores = [depth_error(trace, frame, config) for frame in frames]
+    found = torch.tensor([error for error, _ in scores if error is not None])
+    metrics: dict[str, float | None] = {"num_frames": float(len(frames))}
+    metrics["depth_error"] = float(found.mean()) if len(found) else None
+    if with_std:
+        metrics["depth_error_std"] = float(found.std()) if len(found) > 1 else None
+    metrics["hit_rate"] = sum(hit_rate for _, hit_rate in scores) / len(scores)
+    return metrics if truth is None else metrics | _mesh_errors(query, truth, frames, config)
+
+
+def surface_errors(
+    mesh: TriangleMesh, truth: TriangleMesh, frames: list[DepthFrame], config: SdfEvaluationConfig
+) -> dict[str, float]:
+    """`surface_metrics` of a mesh where frames saw: before what they measured, and `behind_surface` behind it.
+
+    Raises:
+        ValueError: no point of one of the meshes is there.
+    """
+    region = partial(visible, views=frames, behind=config.behind_surface)
+    return surface_metrics(mesh, truth, region=region, seed=config.seed)
+
+
+def depth_error(trace: Trace, frame: DepthFrame, config: SdfEvaluationConfig) -> tuple[float | None, float]:
     """The mean |z - z'| of a frame's traced and measured depth, None where no ray meets a surface; the share of hits.
 
     Rays go through drawn pixels with a measurement.
@@ -94,13 +152,13 @@ def depth_error(
     drawn = torch.randperm(len(measured), generator=generator)[: config.num_rays].to(measured.device)
     rays = rays_at(frame, *measured[drawn].unbind(dim=1))
     length = rays.directions.norm(dim=1)
-    distance, is_hit = trace_rays(query, rays.origins, rays.directions / length[:, None], trace)
+    distance, is_hit = trace(rays.origins, rays.directions / length[:, None])
     error = (distance / length - rays.depth).abs()[is_hit]
     return float(error.mean()) if len(error) else None, float(is_hit.float().mean())
 
 
 def _mesh_errors(
-    query: SdfQuery, mesh: TriangleMesh, frames: list[DepthFrame], config: SdfEvaluationConfig
+    query: SignedDistances, mesh: TriangleMesh, frames: list[DepthFrame], config: SdfEvaluationConfig
 ) -> dict[str, float | None]:
     points = sample_visible_volume(frames, config.num_points, behind=config.behind_surface, seed=config.seed)
     truth, true_gradient = mesh.signed_distance_and_gradient(points)

@@ -34,6 +34,17 @@ def test_hand_computed_distances_to_a_box() -> None:
     torch.testing.assert_close(box().signed_distance(points), expected, atol=1e-12, rtol=0)
 
 
+def test_rays_meet_the_first_face_of_a_box_from_either_side() -> None:
+    """The box reaches to 0.5 in x: 4.5 from 5, 0.5 from its middle, or 0.25 lengths of 2."""
+    origins = torch.tensor([[5, 0.1, 0.2], [5, 0.1, 0.2], [0, 0.1, 0.2], [0, 0.1, 0.2], [5, 9, 0]], dtype=torch.float64)
+    directions = torch.tensor([[-1, 0, 0], [1, 0, 0], [1, 0, 0], [-2, 0, 0], [-1, 0, 0]], dtype=torch.float64)
+    expected = torch.tensor([4.5, torch.inf, 0.5, 0.25, torch.inf], dtype=torch.float64)
+    torch.testing.assert_close(box().first_hits(origins, directions), expected, atol=1e-12, rtol=0)
+    assert box().first_hits(origins[:0], directions[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="not finite"):
+        box().first_hits(origins, directions / 0.0)
+
+
 def test_gradients_of_a_box_point_away_from_it() -> None:
     points = torch.tensor([[0.8, 1.4, 0], [-0.4, 0.1, 0], [0.1, 0.2, 0.25]], dtype=torch.float64)
     distance, gradient = box().signed_distance_and_gradient(points)

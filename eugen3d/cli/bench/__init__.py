@@ -5,6 +5,7 @@ from typing import Annotated, Protocol
 from tyro.conf import arg, subcommand
 
 from eugen3d.cli.bench.approximation import BenchApproximation
+from eugen3d.cli.bench.fusion import BenchFusion
 from eugen3d.cli.bench.layers import BenchLayers
 from eugen3d.cli.bench.parameters import BenchParameters
 from eugen3d.cli.bench.training import BenchTraining
@@ -20,6 +21,7 @@ class Command(Protocol):
 
 Measurement = (
     Annotated[BenchApproximation, subcommand("approximation", prefix_name=False)]
+    | Annotated[BenchFusion, subcommand("fusion", prefix_name=False)]
     | Annotated[BenchLayers, subcommand("layers", prefix_name=False)]
     | Annotated[BenchParameters, subcommand("parameters", prefix_name=False)]
     | Annotated[BenchTraining, subcommand("training", prefix_name=False)]
@@ -27,5 +29,5 @@ Measurement = (
 
 
 def bench(measurement: Annotated[Measurement, arg(name="")]) -> Command:
-    """Measure layers and whole models."""
+    """Measure layers, whole models and what fields are compared with."""
     return measurement
