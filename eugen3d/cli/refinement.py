@@ -1,12 +1,13 @@
 """The end of a distillation: a student polished end to end, on the photographs' rays or on another run's pictures."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
@@ -61,6 +62,24 @@ def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, pr
             loss = teacher.color_loss(rays, batch)
         return float(all_reduce_sum(loss.double() * len(rays) / VALIDATION_RAYS))
 
+    polish(settings, student, train_loss, validation_loss, progress)
+
+
+def polish(
+    settings: DistillSettings,
+    student: nn.Module,
+    train_loss: Callable[[int], Tensor],
+    validation_loss: Callable[[], float],
+    progress: DistillProgress,
+) -> None:
+    """Refine a folded student, in place, from where an interrupted call left it.
+
+    Args:
+        train_loss: of a step's own batch.
+
+    Raises:
+        UsageError: the loss is not finite.
+    """
     state = progress.restore_refine(student)
     config = RefineConfig(settings.refine_steps, settings.refine_learning_rate, patience=settings.refine_patience)
     with progress_bar(CONSOLE, transient=False) as bar:

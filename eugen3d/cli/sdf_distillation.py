@@ -12,17 +12,16 @@ from types import MappingProxyType
 
 import torch
 from nerfstudio.models.base_model import Model, ModelConfig
-from rich.console import Console
 from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
 from eugen3d.cli.distill_sources import DistillSource
 from eugen3d.cli.errors import UsageError
-from eugen3d.cli.progress import progress_bar
+from eugen3d.cli.refinement import polish
 from eugen3d.cli.sdf_runs import load_sdf_run, set_up_model
 from eugen3d.cli.teacher_rows import SamplingConfig, hash_seed
-from eugen3d.distill import Network, RefineConfig, RefineState, Rows, SdfLoss, refine
+from eugen3d.distill import Network, Rows, SdfLoss
 from eugen3d.layers import fold
 from eugen3d.mapping import RaySamplingConfig
 from eugen3d.mapping.rays import draw_rays, draw_samples
@@ -30,7 +29,6 @@ from eugen3d.models.isdf import EUGenIsdfModel
 from eugen3d.models.isdf_pipeline import PROGRESS, pack_progress
 from eugen3d.training.distributed import rank, world_size
 
-CONSOLE = Console()
 RAYS_PER_BATCH = 64
 MARGIN = 0.2
 """How far the box reaches beyond what was seen, in metres."""
@@ -93,25 +91,7 @@ class SdfSource(DistillSource):
             generator = torch.Generator().manual_seed(hash_seed(settings.seed, "refine", step, rank()))
             return loss(network, generator, num_rows)
 
-        state = progress.restore_refine(folded)
-        config = RefineConfig(settings.refine_steps, settings.refine_learning_rate, patience=settings.refine_patience)
-        with progress_bar(CONSOLE, transient=False) as bar:
-            task = bar.add_task("refining end to end", total=settings.refine_steps, completed=state.step)
-            start = time.perf_counter()
-
-            def on_step(state: RefineState) -> None:
-                nonlocal start
-                bar.update(task, completed=state.step)
-                if state.step % config.check_every == 0:
-                    progress.seconds["refine"] += time.perf_counter() - start
-                    start = time.perf_counter()
-                    progress.save_refine(folded, state)
-
-            try:
-                refine(folded, train_loss, lambda: held_out_loss.of(network), config, state, on_step)
-            except ValueError as error:
-                raise UsageError(f"{settings.load_config}: --refine-steps: {error}") from None
-            progress.seconds["refine"] += time.perf_counter() - start
+        polish(settings, folded, train_loss, lambda: held_out_loss.of(network), progress)
 
     @property
     def _rays(self) -> RaySamplingConfig:
