@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
+from skimage.measure import marching_cubes
 from torch import Tensor
 
 from eugen3d.mapping import TraceConfig
@@ -68,8 +70,6 @@ class TsdfVolume:
 
     def triangles(self) -> Triangles:
         """The zero level in the cubes whose eight corners were all measured, none where there is none."""
-        from skimage.measure import marching_cubes
-
         nothing = np.zeros((0, 3)), np.zeros((0, 3), np.int64)
         known, tsdf = (self.weight > 0).numpy(), self.tsdf.numpy()
         for axis in range(3):
@@ -89,8 +89,6 @@ class TsdfVolume:
 
         Where none of them was, space counts as free.
         """
-        from scipy.ndimage import map_coordinates
-
         index = ((points.double() - self.lower.double()) / self.voxel).numpy().T
         values = map_coordinates(self.tsdf.numpy(), index, order=1, mode="grid-constant", cval=0.0)
         return torch.from_numpy(values < 0)
