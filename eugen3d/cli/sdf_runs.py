@@ -74,7 +74,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     try:
         progress = None if packed is None else unpack_progress(packed)
         keyframes = _keyframes(progress)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"{checkpoint}: its keyframes cannot be read ({first_line(error)})") from None
     name, surface = config_path.resolve().parent.name, seen_points(keyframes.entries, PIXEL_STEP)
     return SdfRun(name, config_path, config, model, checkpoint, step, progress, keyframes, surface)
