@@ -29,7 +29,7 @@ from eugen3d.metrics.visibility import sample_visible_volume
 from eugen3d.models.isdf_evaluation import evaluate, frame_outputs
 from eugen3d.runtime.machine import synchronize
 
-NUM_POINTS = 65_536
+NUM_POINTS = 16_384
 """Points of a query that is timed."""
 ROUNDS = 7
 """How often every run is timed; the first time does not count."""
