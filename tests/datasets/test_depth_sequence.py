@@ -158,6 +158,9 @@ def test_no_usable_frame_is_an_error(seven_scenes_folder: Path) -> None:
         SceneError, match=r"none of its 4 frames has a pose that can be used: .*frame-000000\.pose\.txt: found no rows"
     ):
         list(open_depth_sequence(seven_scenes_folder))
+
+
+def test_no_readable_depth_is_an_error(seven_scenes_folder: Path) -> None:
     for file in seven_scenes_folder.glob("*.depth.png"):
         file.write_bytes(b"none")
     with pytest.raises(SceneError, match="none of its 4 frames has a depth that can be read"):

@@ -19,9 +19,9 @@ def mesh() -> TriangleMesh:
     return TriangleMesh.load(ROOM / "mesh.ply")
 
 
-def frames(name: str) -> list[DepthFrame]:
+def frames(name: str, numbers: range = SOME) -> list[DepthFrame]:
     sequence = open_depth_sequence(ROOM / name)
-    return [sequence[number] for number in SOME]
+    return [sequence[number] for number in numbers]
 
 
 def test_the_sequence_is_whole() -> None:
@@ -59,8 +59,8 @@ def test_the_camera_keeps_its_distance_and_sees_free_space(mesh: TriangleMesh) -
 
 def test_noise_is_the_models() -> None:
     """In ranges of distance, on surfaces level enough that a neighbouring pixel's depth is nearly the same."""
-    error, distance = [], []
-    for measured, clean in zip(frames("transforms.json"), frames("transforms_clean.json"), strict=True):
+    error, distance, many = [], [], range(0, 200, 7)
+    for measured, clean in zip(frames("transforms.json", many), frames("transforms_clean.json", many), strict=True):
         rise = np.abs(np.gradient(clean.depth.numpy())).max(axis=0)
         flat = (measured.depth > 0).numpy() & (rise < 0.004)
         error.append((measured.depth - clean.depth).numpy()[flat])
