@@ -25,19 +25,8 @@ Make = Callable[..., Path]
 KEYS = ["device", "versions", "date", "rows", "summary", "scores", "failures", "settings"]
 ROW_KEYS = [
     *("scene", "teacher", "method", "kind", "solver", "layers", "num_features", "order", "refined", "psnr"),
-    *(
-        "delta_psnr",
-        "ssim",
-        "lpips",
-        "num_parameters",
-        "flops_per_sample",
-        "speedup",
-        "seconds",
-        "seed",
-        "group",
-        "name",
-    ),
-    *("checkpoint_bytes", "folder_bytes", "job_seconds", "job_cpu_seconds", "config", "flags"),
+    *("delta_psnr", "ssim", "lpips", "num_parameters", "flops_per_sample", "speedup", "seconds", "seed"),
+    *("group", "name", "checkpoint_bytes", "folder_bytes", "job_seconds", "job_cpu_seconds", "config", "flags"),
 ]
 FEW_ROWS = {"sampling.num-rays": 96, "sampling.pair-fraction": 1.0}
 SMALL_VIEW = {"num-views": 1, "downscale-factor": 1, **FEW_ROWS}
