@@ -20,7 +20,7 @@ import trimesh
 from eugen3d.models.isdf_pipeline import PROGRESS
 
 NUM_FRAMES = 60
-TINY = {
+TINY: dict[str, object] = {
     "--pipeline.model.layer-width": 32,
     "--pipeline.mapper.rays.num-rays": 20,
     "--pipeline.mapper.num-first-steps": 20,
@@ -105,7 +105,11 @@ def test_a_stream_that_is_killed_goes_on(wall_sequence: Callable[..., Path], tmp
     assert results["num_frames"] == 6 and 0 <= results["hit_rate"] <= 1
     assert 0 < results["sdf_error"] < 1 and 0 < results["surface_sdf_error"] < 1
 
-    rendered = {"--load-config": config, "--rendered-output-names": ("depth", "normals"), "--image-format": "png"}
+    rendered: dict[str, object] = {
+        "--load-config": config,
+        "--rendered-output-names": ("depth", "normals"),
+        "--image-format": "png",
+    }
     finish(start(tmp_path, "ns-render dataset", rendered | {"--output-path": "renders"}))
     for name in ("depth", "normals"):
         images = [iio.imread(path) for path in sorted((tmp_path / "renders" / "test" / name).glob("*.png"))]

@@ -57,14 +57,15 @@ def test_the_encoding_at_a_hand_computed_point() -> None:
 
 def test_the_default_is_the_papers_network() -> None:
     field = IsdfField(IsdfFieldConfig(layer=LayerConfig("linear")))
-    shapes = [tuple(chain[0].weight.shape) for chain in field.trunk]
+    weights = [field.trunk.get_parameter(f"{index}.0.weight").detach() for index in range(6)]
+    shapes = [tuple(weight.shape) for weight in weights]
     assert field.encode.out_dim == 255
     assert shapes == [(256, 255), (256, 256), (256, 256), (256, 511), (256, 256), (256, 256)]
-    assert tuple(field.head[0].weight.shape) == (1, 256)
-    assert all(isinstance(chain[1], nn.Softplus) and chain[1].beta == 100 for chain in field.trunk)
-    weight = field.trunk[4][0].weight.detach()
-    assert float(weight.std()) == pytest.approx(math.sqrt(2 / 512), rel=0.02)
-    assert 0 < field.trunk[4][0].bias.abs().max() <= 1 / 16
+    assert tuple(field.head.get_parameter("0.weight").shape) == (1, 256)
+    activations = [field.trunk.get_submodule(f"{index}.1") for index in range(6)]
+    assert all(isinstance(activation, nn.Softplus) and activation.beta == 100 for activation in activations)
+    assert float(weights[4].std()) == pytest.approx(math.sqrt(2 / 512), rel=0.02)
+    assert 0 < field.trunk.get_parameter("4.0.bias").abs().max() <= 1 / 16
 
 
 def test_the_default_eugen_field_folds_to_fewer_products() -> None:
