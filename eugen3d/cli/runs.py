@@ -79,13 +79,22 @@ def load_config(path: Path) -> TrainerConfig:
     manager = config.pipeline.datamanager
     if not isinstance(manager, VanillaDataManagerConfig):
         raise UsageError(f"{path}: datamanager {type(manager).__name__} is not supported, expected one of single rays")
-    data = Path(manager.data or manager.dataparser.data)
-    places = [Path(), *path.resolve().parents]
-    found = next((place / data for place in places if (place / data).exists()), None)
-    if found is None:
-        raise UsageError(f"{path}: its scene {data} was found neither here nor in a folder above the file")
+    found = find_scene(path, Path(manager.data or manager.dataparser.data))
     config.data = manager.data = manager.dataparser.data = found
     return config
+
+
+def find_scene(config_path: Path, data: Path | None) -> Path:
+    """The folder or file that a run names as its scene, looked for from here and from the folders above its config.yml.
+
+    Raises:
+        UsageError: it is nowhere.
+    """
+    places = [Path(), *config_path.resolve().parents]
+    found = None if data is None else next((place / data for place in places if (place / data).exists()), None)
+    if found is None:
+        raise UsageError(f"{config_path}: its scene {data} was found neither here nor in a folder above the file")
+    return found
 
 
 def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **model_overrides: Any) -> Run:

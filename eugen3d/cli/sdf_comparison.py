@@ -4,6 +4,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +18,19 @@ from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.renders import encode_png, to_bytes
+from eugen3d.cli.runs import find_scene
 from eugen3d.cli.sdf_report import SdfView
 from eugen3d.cli.sdf_runs import load_sdf_run
 from eugen3d.cli.views import choose_evenly
 from eugen3d.datasets import BadFrameError, DepthFrame, SceneError
 from eugen3d.datasets.depth_datamanager import DepthDataManagerConfig
+from eugen3d.mapping import trace_rays
+from eugen3d.mapping.keyframes import frame_to
 from eugen3d.mapping.normals import normals_at
 from eugen3d.mapping.rays import rays_at
 from eugen3d.metrics.cost import dense_parameters, flops_per_row
 from eugen3d.metrics.visibility import sample_visible_volume
-from eugen3d.models.isdf_evaluation import evaluate, frame_outputs
+from eugen3d.models.isdf_evaluation import field_errors, frame_outputs, load_truth
 from eugen3d.runtime.machine import synchronize
 
 NUM_POINTS = 16_384
@@ -63,7 +67,7 @@ class SdfComparison:
         self.runs = [load_sdf_run(path, settings.device) for path in settings.load_config]
         self.held_out = _held_out(settings, self.runs[0].config)
         for path, run in zip(settings.load_config[1:], self.runs[1:], strict=True):
-            if _folder(path, run.config) != self.held_out.folder:
+            if find_scene(path, run.data).resolve() != self.held_out.folder:
                 raise UsageError(f"{path}: was trained on {run.data}, expected {self.held_out.folder} as the first run")
         for run in self.runs:
             run.model.config.runtime = settings.runtime
@@ -71,15 +75,21 @@ class SdfComparison:
 
     def run(self) -> dict[str, Any]:
         """Measure all runs and return the result."""
+        evaluation = self.runs[0].config.pipeline.evaluation  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            truth = load_truth(self.held_out.folder)
+        except (SceneError, ValueError) as error:
+            raise UsageError(str(error)) from None
         with progress_bar(self.console) as bar:
             shown = bar.add_task("measuring", total=len(self.runs) + ROUNDS)
             metrics = []
-            for run in self.runs:
+            for run, query in zip(self.runs, self.queries, strict=True):
+                frames = [frame_to(frame, run.model.device) for frame in self.held_out.frames]
+                trace = partial(trace_rays, query, config=run.model.config.trace)
                 try:
-                    evaluation = run.config.pipeline.evaluation  # pyright: ignore[reportAttributeAccessIssue]
-                    metrics.append(evaluate(run.model, self.held_out.folder, self.held_out.frames, evaluation))
-                except (SceneError, ValueError) as error:
-                    raise UsageError(str(error)) from None
+                    metrics.append(field_errors(query, trace, frames, truth, evaluation))
+                except ValueError as error:
+                    raise UsageError(f"{run.config_path}: {error}") from None
                 bar.advance(shown)
             bar.update(shown, description="timing")
             times = self._time(lambda: bar.advance(shown))
@@ -182,7 +192,7 @@ def _held_out(settings: ComparisonConfig, config: TrainerConfig) -> HeldOut:
     path = settings.load_config[0]
     manager = config.pipeline.datamanager
     assert isinstance(manager, DepthDataManagerConfig)
-    manager.data = _folder(path, config)
+    manager.data = find_scene(path, manager.data).resolve()
     if settings.num_images is not None:
         manager.max_eval_frames = sys.maxsize
     try:
@@ -192,13 +202,3 @@ def _held_out(settings: ComparisonConfig, config: TrainerConfig) -> HeldOut:
     if not frames:
         raise UsageError(f"{path}: its sequence has no frame for evaluation, expected an eval_interval that keeps some")
     return HeldOut(manager.data, [frames[index] for index in choose_evenly(len(frames), settings.num_images)])
-
-
-def _folder(path: Path, config: TrainerConfig) -> Path:
-    """The folder of a run's sequence, looked for from here and from the folders above its config.yml."""
-    data = config.pipeline.datamanager.data
-    places = [Path(), *path.resolve().parents]
-    found = None if data is None else next((place / data for place in places if (place / data).exists()), None)
-    if found is None:
-        raise UsageError(f"{path}: its sequence {data} was found neither here nor in a folder above the file")
-    return found.resolve()
