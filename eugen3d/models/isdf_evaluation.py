@@ -176,12 +176,16 @@ def frame_outputs(model: EUGenIsdfModel, frame: DepthFrame) -> dict[str, Tensor]
     return model.get_outputs_for_camera(camera)
 
 
+def frame_views(model: EUGenIsdfModel, frame: DepthFrame) -> dict[str, Tensor]:
+    """Pictures (height, width, 3) of what a frame's camera sees of a model's field: lit, its normals, and its depth,
+    white at the farthest measured."""
+    outputs = frame_outputs(model, frame)
+    depth = (outputs["depth"] / frame.depth.max()).clamp(max=1.0).expand(-1, -1, 3)
+    return {"rgb": outputs["rgb"], "normals": outputs["normals"], "depth": depth}
+
+
 def _save_views(model: EUGenIsdfModel, frames: list[DepthFrame], folder: Path) -> None:
-    """What the frames' cameras see of the field: lit, its normals, and its depth, white at the farthest measured."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, frame in enumerate(frames):
-        outputs = frame_outputs(model, frame)
-        shown: dict[str, Tensor] = {name: outputs[name] for name in ("rgb", "normals")}
-        shown["depth"] = (outputs["depth"] / frame.depth.max()).clamp(max=1.0).expand(-1, -1, 3)
-        for name, image in shown.items():
+        for name, image in frame_views(model, frame).items():
             save_image(image.permute(2, 0, 1).cpu(), folder / f"eval_{name}_{number:04d}.png")

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from nerfstudio.data.scene_box import SceneBox
@@ -19,9 +20,10 @@ from torch.nn import Parameter
 
 from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.depth_frame import DepthFrame
-from eugen3d.mapping import SdfMapper, SdfMapperConfig
+from eugen3d.mapping import SdfMapper, SdfMapperConfig, trace_rays
+from eugen3d.mapping.keyframes import frame_to
 from eugen3d.models.isdf import EUGenIsdfModel
-from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, evaluate
+from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, depth_error, evaluate, frame_views
 from eugen3d.models.isdf_viewer import SdfScene
 from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
 
@@ -106,8 +108,9 @@ class SdfTrainerConfig(TrainerConfig):
         2."""
         self.pipeline.datamanager.open_or_exit()  # pyright: ignore[reportAttributeAccessIssue]
         if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
-            print(f"error: --load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2)
+            _stop(f"--load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt")
+        if self.steps_per_eval_batch:
+            _stop(f"--steps-per-eval-batch {self.steps_per_eval_batch}: expected 0, frames are evaluated whole")
         super().save_config()
 
 
@@ -142,6 +145,7 @@ class SdfPipeline(Pipeline):
         self.scene = SdfScene(lambda: self.mapper.keyframes, self.model.query)
         self.source.rays_per_batch = config.mapper.rays.num_rays * config.mapper.keyframes.window_size
         self._final_steps_left = config.num_final_steps if self.source.is_stream else config.num_batch_steps
+        self._num_images_shown = 0
 
     @property
     def source(self) -> FrameSource:
@@ -160,8 +164,7 @@ class SdfPipeline(Pipeline):
         self._take_due_frames()
         if not len(self.mapper.keyframes):
             path, count = self.datamanager.get_datapath(), self._num_skipped()
-            print(f"error: {path}: none of its frames can be used, {count} were skipped", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2)
+            _stop(f"{path}: none of its frames can be used, {count} were skipped")
         is_replay = not self.source.is_stream or (self.source.is_over and self.mapper.wants_frame())
         losses = self.mapper.losses(num_recent=0) if is_replay else self.mapper.losses()
         counts = {
@@ -188,8 +191,24 @@ class SdfPipeline(Pipeline):
         try:
             return evaluate(self.model, path, self.source.eval_frames(), self.config.evaluation, output_path, get_std)
         except (SceneError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2) from None
+            _stop(str(error))
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """One of the frames that were not trained on, the next one at every call: depth_error and hit_rate of its
+        measured pixels, and what its camera sees of the field.
+
+        Where there is none, that ends the process with one line and exit code 2.
+        """
+        assert isinstance(self.model, EUGenIsdfModel)
+        frames = list(self.source.eval_frames())
+        if not frames:
+            _stop(f"{self.datamanager.get_datapath()}: has no frame for evaluation, expected --steps-per-eval-image 0")
+        frame = frame_to(frames[self._num_images_shown % len(frames)], self.model.device)
+        self._num_images_shown += 1
+        trace = partial(trace_rays, self.model.query(), config=self.model.config.trace)
+        error, hit_rate = depth_error(trace, frame, self.config.evaluation)
+        metrics = {"hit_rate": hit_rate, "num_rays": frame.depth.numel()}
+        return metrics if error is None else metrics | {"depth_error": error}, frame_views(self.model, frame)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """The model's."""
@@ -211,15 +230,15 @@ class SdfPipeline(Pipeline):
         return {**super().state_dict(*args, **kwargs), PROGRESS: packed}
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
-        """Go on from a checkpoint; strict.
-
-        Raises:
-            RuntimeError: its weights are not those of this model.
-        """
+        """Go on from a checkpoint; strict. One of another model ends the process with one line and exit code 2."""
         prefix = "_model."
         weights = {key.removeprefix(prefix): value for key, value in loaded_state.items() if key.startswith(prefix)}
-        self.model.load_state_dict(weights)
-        progress = unpack_progress(loaded_state[PROGRESS])
+        try:
+            self.model.load_state_dict(weights)
+            progress = unpack_progress(loaded_state[PROGRESS])
+        except (KeyError, RuntimeError) as error:
+            found = "no progress of a mapper" if isinstance(error, KeyError) else str(error).splitlines()[1].strip()
+            _stop(f"--load-dir: its checkpoint is of another model, expected this one's ({found})")
         self.source.position = progress["position"]
         self._final_steps_left = progress["final_steps_left"]
         self.mapper.load_progress(progress)
@@ -262,3 +281,9 @@ class SdfPipeline(Pipeline):
                     group["lr"] = self._final_rate() * trainer.config.optimizers[name]["optimizer"].lr
         elif self.mapper.keyframes.last_is_keyframe:
             trainer.save_checkpoint(step)
+
+
+def _stop(message: str) -> NoReturn:
+    """End the process, where nerfstudio would end it with a traceback."""
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2) from None

@@ -225,11 +225,17 @@ def test_a_stream_goes_on_where_its_checkpoint_is(stop: int) -> None:
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_another_model_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [("_model.field.head.0.bias", "Missing key(s)"), ("mapper_progress", "no progress of a mapper")],
+)
+def test_a_checkpoint_of_another_model_is_refused(key: str, reason: str, capsys: pytest.CaptureFixture) -> None:
     state = pipeline_of(2).state_dict()
-    del state["_model.field.head.0.bias"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*field\.head\.0\.bias"):
+    del state[key]
+    with pytest.raises(SystemExit, match="2"):
         pipeline_of(2).load_pipeline(state, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --load-dir: its checkpoint is of another model") and reason in line
 
 
 @pytest.mark.filterwarnings("ignore:1. skipped")

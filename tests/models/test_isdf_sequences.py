@@ -1,6 +1,7 @@
 """eugen-isdf on folders of frames: bad ones among them, a folder that grows, and what is measured afterwards."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_a_field_without_a_surface_is_never_met(evaluated, wall_sequence: WriteS
     assert metrics == {"num_frames": 2, "depth_error": None, "depth_error_std": None, "hit_rate": 0}
 
 
+def test_frames_are_shown_one_after_the_other(make_pipeline, wall_sequence: WriteSequence, monkeypatch) -> None:
+    pipeline = make_pipeline(wall_sequence(9), "test", eval_interval=4)
+    pipeline.model.field = Plane()
+    exact, other = pipeline.source.eval_frames()
+    farther = dataclasses.replace(other, depth=other.depth + 0.25)
+    monkeypatch.setattr(pipeline.datamanager, "eval_frames", lambda: [exact, farther])
+    for step, error in ((0, 0.0), (500, 0.25), (1000, 0.0)):
+        metrics, images = pipeline.get_eval_image_metrics_and_images(step)
+        assert metrics == {"hit_rate": 1, "num_rays": 24 * 32, "depth_error": pytest.approx(error, abs=2e-4)}
+        assert {name: tuple(image.shape) for name, image in images.items()} == dict.fromkeys(
+            ("rgb", "normals", "depth"), (24, 32, 3)
+        )
+
+
 def test_without_frames_for_evaluation_the_process_ends_with_one_line(evaluated, wall_sequence, capsys) -> None:
     data = wall_sequence(3)
     with pytest.raises(SystemExit, match="2"):
@@ -178,6 +193,11 @@ def test_data_that_cannot_be_used_leave_no_run_behind(tmp_path: Path, wall_seque
         config.save_config()
     assert "empty: has no checkpoint, expected step-*.ckpt" in capsys.readouterr().err
     config.load_dir = None
+    config.steps_per_eval_batch = 5
+    with pytest.raises(SystemExit, match="2"):
+        config.save_config()
+    assert "--steps-per-eval-batch 5: expected 0" in capsys.readouterr().err
+    config.steps_per_eval_batch = 0
     config.save_config()
     assert (config.get_base_dir() / "config.yml").is_file()
 
