@@ -1,5 +1,7 @@
 """Where the samples of a grid are: at the middles of its cells, which divide [-1, 1] evenly along every axis."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,11 +19,13 @@ def grid_coordinates(
         stop: one after the last point; None, or beyond the last: all that are left.
         device: where the coordinates are to be.
     """
-    total = 1
-    for count in size:
-        total *= count
-    rest = torch.arange(start, total if stop is None else min(stop, total), device=device)
-    columns = []
+    total = math.prod(size)
+    return grid_points(size, torch.arange(start, total if stop is None else min(stop, total), device=device))
+
+
+def grid_points(size: tuple[int, ...], index: Tensor) -> Tensor:
+    """Coordinates (n, len(size)) float32 of some of a grid's points, by their numbers (n,) in row-major order."""
+    columns, rest = [], index
     for count in reversed(size):
         numerator = 2 * (rest % count) + (1 - count)
         columns.append((numerator.double() / count).float())
