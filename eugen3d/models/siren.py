@@ -4,6 +4,7 @@ It stands for one image, sound, video or shape, whose format its configuration h
 decode` writes what it stands for.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model, ModelConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from eugen3d.datasets.signals import ShapeFormat, SignalFormat
 from eugen3d.fields import SirenField, SirenFieldConfig
-from eugen3d.layers import LayerConfig
+from eugen3d.layers import LayerConfig, fold
 from eugen3d.runtime import AutoModule, Backend, TiledModule, build
 
 SOUND_OMEGA_0 = 3000.0
@@ -87,14 +88,22 @@ class EUGenSirenModel(Model):
     @torch.no_grad()
     def values_at(self, coordinates: Tensor) -> Tensor:
         """Values (n, channels) at coordinates (n, d) in [-1, 1], by the folded field."""
+        outputs = self._evaluation()(coordinates)
+        assert isinstance(outputs, Tensor)
+        return outputs
+
+    def folded(self) -> nn.Module:
+        """A folded copy of the field, for evaluation."""
+        return fold(copy.deepcopy(self.field)).eval().requires_grad_(False)
+
+    def _evaluation(self) -> TiledModule | AutoModule:
+        """The folded field as the runtime evaluates it, made anew whenever a parameter has changed since."""
         state = self.config.runtime, *((id(p), p._version, p.device) for p in self.field.parameters())
         if self._folded is None or self._folded[0] != state:
             gpus = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(gpus):  # new layers draw weights
                 self._folded = state, build(self.field, self.config.runtime)
-        outputs = self._folded[1](coordinates)
-        assert isinstance(outputs, Tensor)
-        return outputs
+        return self._folded[1]
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """A signal has no rays."""

@@ -14,7 +14,6 @@ from eugen3d.layers import (
     LowRankConfig,
     Sine,
     SNNKConfig,
-    make_layer,
     sine_moments,
     start_sines,
 )
