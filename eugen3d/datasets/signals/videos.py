@@ -88,7 +88,7 @@ def encode_video(video_format: SignalFormat, stored: np.ndarray, rate: float) ->
         extension=video_format.suffix,
         plugin="pyav",
         codec=CODECS[video_format.suffix],
-        fps=Fraction(rate).limit_denominator(1001),
+        fps=float(Fraction(rate).limit_denominator(1001)),
         out_pixel_format="yuv420p" if is_even else "yuv444p",
     )
 
