@@ -30,8 +30,17 @@ def write_video(path: Path, frames: np.ndarray, fps: float = 30000 / 1001) -> Pa
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".webm"])
-@pytest.mark.parametrize("size", [(32, 48), (17, 33)])
+@pytest.mark.parametrize(
+    ("suffix", "size"),
+    [
+        (".mp4", (32, 48)),
+        (".mp4", (17, 33)),
+        (".mov", (32, 48)),
+        (".mkv", (32, 48)),
+        (".avi", (32, 48)),
+        (".webm", (32, 48)),
+    ],
+)
 def test_files_come_back_close(tmp_path: Path, suffix: str, size: tuple[int, int]) -> None:
     frames = moving_ramp(5, *size)
     mp4 = opened(write_video(tmp_path / "first.mp4", frames))
