@@ -27,8 +27,8 @@ def read_video(path: Path) -> SampledSignal:
     with decoding(path, "a video"):
         if path.suffix.lower() in (".mp4", ".mov"):
             _check_length(path)
-        meta = iio.immeta(path, plugin="pyav")
-        frames = list(iio.imiter(path, plugin="pyav"))
+        with iio.imopen(path, "r", plugin="pyav") as file:
+            meta, frames = file.metadata(), list(file.iter())
     _check_frames(path, [frame.shape for frame in frames])
     rate = float(meta.get("fps") or 0.0) or None
     size = (len(frames), *frames[0].shape[:2])
@@ -88,7 +88,7 @@ def encode_video(video_format: SignalFormat, stored: np.ndarray, rate: float) ->
         extension=video_format.suffix,
         plugin="pyav",
         codec=CODECS[video_format.suffix],
-        fps=Fraction(rate).limit_denominator(1001),
+        fps=float(Fraction(rate).limit_denominator(1001)),
         out_pixel_format="yuv420p" if is_even else "yuv444p",
     )
 
