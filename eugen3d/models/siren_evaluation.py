@@ -94,7 +94,7 @@ def fitted_images(model: EUGenSirenModel, signal: SampledSignal | ShapeSignal) -
         return {}
     fitted = values_of(model, signal.format.size).clamp(-1, 1)
     pair = {"file": signal.values, "fitted": fitted}
-    return {name: _shown(values if signal.format.kind == "image" else values[0]) for name, values in pair.items()}
+    return {name: shown(values if signal.format.kind == "image" else values[0]) for name, values in pair.items()}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _cloud_errors(model: EUGenSirenModel, signal: ShapeSignal) -> dict[str, floa
     return {"surface_error": float(distance) / signal.format.scale}
 
 
-def _shown(values: Tensor) -> Tensor:
+def shown(values: Tensor) -> Tensor:
     """Values (height, width, channels) in [-1, 1] as colours (height, width, 3); an alpha channel is left out."""
     colors = (values + 1) / 2
     return colors[..., :1].expand(-1, -1, 3) if colors.shape[-1] < 3 else colors[..., :3]
