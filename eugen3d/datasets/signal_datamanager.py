@@ -77,7 +77,8 @@ class SignalDataManager(DataManager):
         super().__init__()
         self.config, self.device, self.test_mode = config, device, test_mode
         self.signal = None if test_mode == "inference" else config.open_or_exit()
-        self.train_dataset = self.eval_dataset = self.signal  # nerfstudio asks whether there is one
+        # nerfstudio asks whether there is one, and for no more
+        self.train_dataset = self.eval_dataset = self.signal  # pyright: ignore[reportAttributeAccessIssue]
         self._targets: Tensor | None = None
         if isinstance(self.signal, SampledSignal):
             self._targets = targets_of(self.signal.values, config.supervision).to(device)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eugen3d.layers.eugen_features import EUGenFeatures
-from eugen3d.layers.features import ACTIVATIONS
+from eugen3d.layers.features import ACTIVATIONS, Phi
 from eugen3d.layers.maps import chain_maps, is_features
 from eugen3d.layers.registry import make_activation
 from eugen3d.layers.sine import Sine
@@ -71,8 +71,9 @@ class Jet(NamedTuple):
 
     def plus(self, other: "Jet") -> "Jet":
         """The sum."""
-        both = self.laplacian is not None and other.laplacian is not None
-        laplacian = self.laplacian + other.laplacian if both else None  # pyright: ignore[reportOptionalOperand]
+        laplacian = None
+        if self.laplacian is not None and other.laplacian is not None:
+            laplacian = self.laplacian + other.laplacian
         return Jet(self.value + other.value, self.gradient + other.gradient, laplacian)
 
     def norm(self) -> "Jet":
@@ -172,7 +173,7 @@ def _gelu(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u * below, below + u * density, (2 - u.square()) * density
 
 
-def _softplus(beta: float, phi: str) -> Function:
+def _softplus(beta: float, phi: Phi) -> Function:
     def evaluate(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = torch.sigmoid(beta * u)
         return ACTIVATIONS[phi](u), slope, beta * slope * (1 - slope)
@@ -180,7 +181,7 @@ def _softplus(beta: float, phi: str) -> Function:
     return evaluate
 
 
-_FUNCTIONS: dict[str, Function] = {
+_FUNCTIONS: dict[Phi, Function] = {
     "identity": lambda u: (u, torch.ones_like(u), torch.zeros_like(u)),
     "relu": lambda u: (F.relu(u), (u > 0).to(u.dtype), torch.zeros_like(u)),
     "gelu": _gelu,

@@ -150,8 +150,8 @@ def _start_projections(
     carried = gain * (1 / 3 if before is None else before.second)
     spread = math.sqrt(max(moments.variance - carried, 0.0))  # of biases; infinite stands for phases
     for matrix in first:
-        shape = matrix.weight.shape
-        matrix.weight.copy_(_draw_orthogonal(*shape, generator) / math.sqrt(shape[1]))
+        drawn = _draw_orthogonal(matrix.out_features, matrix.in_features, generator)
+        matrix.weight.copy_(drawn / math.sqrt(matrix.in_features))
         _start_bias(matrix, 0.0, generator)
     if not first:
         drawn = draw_uniform(last.weight.shape, math.sqrt(3 * gain / width), generator)
@@ -163,7 +163,7 @@ def _start_projections(
         drawn *= math.sqrt(gain * len(drawn)) / torch.linalg.matrix_norm(drawn @ product)
     last.weight.copy_(drawn / factor)
     _start_bias(last, spread, generator)
-    last.bias /= factor
+    last.bias.div_(factor)
     return moments
 
 

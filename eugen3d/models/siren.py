@@ -55,15 +55,18 @@ class EUGenSirenModelConfig(ModelConfig):
 
     def field_config(self) -> SirenFieldConfig:
         """The configuration of the field; where the signal is not known yet, that of a grey image."""
-        is_sampled = isinstance(self.signal, SignalFormat)
-        default = SOUND_OMEGA_0 if is_sampled and self.signal.kind == "sound" else SirenFieldConfig.omega_0
-        in_dim = len(self.signal.size) if is_sampled else 2 if self.signal is None else 3
+        in_dim, out_dim, omega_0 = SirenFieldConfig.in_dim, SirenFieldConfig.out_dim, SirenFieldConfig.omega_0
+        if isinstance(self.signal, SignalFormat):
+            in_dim, out_dim = len(self.signal.size), self.signal.channels
+            omega_0 = SOUND_OMEGA_0 if self.signal.kind == "sound" else omega_0
+        elif self.signal is not None:
+            in_dim = 3
         return SirenFieldConfig(
             in_dim=in_dim,
-            out_dim=self.signal.channels if is_sampled else 1,
+            out_dim=out_dim,
             num_layers=self.num_layers,
             layer_width=self.layer_width,
-            omega_0=default if self.omega_0 is None else self.omega_0,
+            omega_0=omega_0 if self.omega_0 is None else self.omega_0,
             layer=self.layer,
             replaced_layers=self.replaced_layers,
             merged=self.merged,

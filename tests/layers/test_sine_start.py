@@ -108,23 +108,23 @@ def test_moments_of_the_first_order_have_a_closed_form() -> None:
 
 def test_the_dense_network_starts_within_the_published_bounds() -> None:
     field = SirenField(SirenFieldConfig(2, 3, 4, 200, omega_0=30.0, layer=LayerConfig("linear")))
-    first, *hidden = (chain[0] for chain in field.trunk)
+    first, *hidden, head = (module for module in field.modules() if isinstance(module, nn.Linear))
     for weight, bound in (
         (first.weight, 30.0 / 2),
         *((layer.weight, math.sqrt(6 / 200)) for layer in hidden),
-        (field.head[0].weight, math.sqrt(6 / 200) / 30),
+        (head.weight, math.sqrt(6 / 200) / 30),
     ):
         assert 0.95 * bound < float(weight.abs().max()) <= bound
         assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.1)
     for layer in (first, *hidden):
         assert 0.9 * math.pi < float(layer.bias.abs().max()) <= math.pi
-    assert not field.head[0].bias.any()
+    assert not head.bias.any()
 
 
 def test_the_first_layers_frequencies_are_omega_0() -> None:
     for omega_0 in (1.0, 300.0):
         field = SirenField(SirenFieldConfig(1, 1, 2, 64, omega_0))
-        weight = field.trunk[0][0].weight  # pyright: ignore[reportIndexIssue]
+        weight = next(field.parameters())
         assert 0.9 * omega_0 < float(weight.abs().max()) <= omega_0
 
 

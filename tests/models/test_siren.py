@@ -15,7 +15,7 @@ import trimesh
 from torch import Tensor, nn
 
 from eugen3d.datasets.signal_datamanager import SignalBatch, SignalDataManagerConfig
-from eugen3d.datasets.signals import ShapeFormat, SignalFormat
+from eugen3d.datasets.signals import SampledSignal, ShapeFormat, SignalFormat
 from eugen3d.layers import EUGenConfig, LayerConfig
 from eugen3d.methods.eugen_siren import eugen_siren
 from eugen3d.models.siren import EUGenSirenModelConfig
@@ -95,7 +95,7 @@ def test_an_image_is_fitted_and_evaluated(tmp_path: Path) -> None:
     after = pipeline.get_average_eval_image_metrics(output_path=tmp_path / "views")
     assert losses[-1] < 0.05 * losses[0] and after["psnr"] > before["psnr"] + 10 and after["ssim"] > before["ssim"]
     signal = pipeline.signal_manager.signal
-    assert signal is not None and not isinstance(signal.format, ShapeFormat)
+    assert isinstance(signal, SampledSignal)
     fitted = values_of(pipeline.siren, (12, 16)).clamp(-1, 1)
     error = float((fitted - signal.values).square().mean()) / 4
     assert after["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-3)
