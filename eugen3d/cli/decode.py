@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,19 +11,23 @@ from rich.console import Console
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.export_mesh import FORMATS, encode_mesh
 from eugen3d.cli.files import whole_folder, write_whole
-from eugen3d.cli.siren_runs import SirenRun, load_siren_run
+from eugen3d.cli.runs import resolve_device
+from eugen3d.cli.siren_file import SUFFIX, PackedSiren, read_packed
+from eugen3d.cli.siren_runs import load_siren_run
 from eugen3d.datasets.signals import ShapeFormat, SignalFormat, encode_signal, write_frames
-from eugen3d.fields import distance_and_gradient
+from eugen3d.layers.jets import Jet, chain_jet
 from eugen3d.models.siren_evaluation import surface_of, values_of
 from eugen3d.runtime import Backend
+
+NORMALS_AT_ONCE = 1 << 14
 
 
 @dataclass
 class Decode:
     """Write the image, sound, video or shape that a run of eugen-siren stands for, in the format that it came in."""
 
-    load_config: Path
-    """The run's config.yml."""
+    load: Path
+    """The run's config.yml, or what `eugen3d compress` made of it."""
     output: Path
     """The file to write, or the folder of frames; of shapes a .ply, .obj or .glb."""
     size: tuple[int, ...] | None = None
@@ -33,25 +36,29 @@ class Decode:
     """Samples or frames a second. Where no --size is given their number follows: it sounds and plays as long."""
     resolution: int = 256
     """Voxels along a side of the cube that holds a shape."""
-    runtime: Literal[Backend, "as trained"] = "as trained"
+    runtime: Backend = "eager"
     """How the folded network is evaluated."""
     device: str = "cpu"
     """cpu or cuda."""
 
     def main(self) -> None:
         """Run the command."""
-        run = load_siren_run(self.load_config, self.device)
-        if self.runtime != "as trained":
-            run.model.config.runtime = self.runtime
+        network = self._network()
         console, start = Console(highlight=False), time.perf_counter()
-        if isinstance(run.signal, ShapeFormat):
-            told = self._write_shape(run, run.signal)
+        if isinstance(network.signal, ShapeFormat):
+            told = self._write_shape(network, network.signal)
         else:
-            told = self._write_samples(run, run.signal)
+            told = self._write_samples(network, network.signal)
         console.print(f"{told}, in {time.perf_counter() - start:.2f} s")
         console.print(f"wrote {self.output}", soft_wrap=True)
 
-    def _write_samples(self, run: SirenRun, signal: SignalFormat) -> str:
+    def _network(self) -> PackedSiren:
+        if self.load.suffix == SUFFIX:
+            return read_packed(self.load, resolve_device(self.device), self.runtime)
+        run = load_siren_run(self.load, self.device)
+        return PackedSiren(run.model.folded().layers, run.signal, self.runtime, run.model.device)
+
+    def _write_samples(self, network: PackedSiren, signal: SignalFormat) -> str:
         """Write an image, a sound or a video; gives what there is to say of it."""
         expected = "the name of a folder" if signal.is_folder else f"a file's name that ends in {signal.suffix}"
         if self.output.exists() and signal.is_folder:
@@ -61,7 +68,7 @@ class Decode:
         size, rate = self._size(signal), signal.rate if self.rate is None else self.rate
         if signal.kind == "video" and not signal.is_folder and rate is None:
             raise UsageError("--rate: found none, and the video's is not known; expected frames a second")
-        values = values_of(run.model, size)
+        values = values_of(network, size)
         if signal.is_folder:
             with whole_folder(self.output) as folder:
                 write_frames(signal, values, folder)
@@ -83,7 +90,7 @@ class Decode:
             raise UsageError(f"--size {' '.join(map(str, size))}: expected {names}, at least 1 each")
         return size
 
-    def _write_shape(self, run: SirenRun, shape: ShapeFormat) -> str:
+    def _write_shape(self, network: PackedSiren, shape: ShapeFormat) -> str:
         if self.output.suffix not in FORMATS or self.output.is_dir():
             raise UsageError(f"--output {self.output}: expected a file's name that ends in one of {', '.join(FORMATS)}")
         if self.resolution < 2:
@@ -91,24 +98,12 @@ class Decode:
         for flag, value in (("size", self.size), ("rate", self.rate)):
             if value is not None:
                 raise UsageError(f"--{flag}: found for a shape, expected --resolution")
-        vertices, faces = surface_of(run.model, self.resolution)
+        vertices, faces = surface_of(network, self.resolution)
         if not len(faces):
-            raise UsageError(f"{self.load_config}: its field has no surface, expected one that was trained for longer")
-        _, gradient = distance_and_gradient(
-            _FirstValue(run.model.field), torch.from_numpy(vertices).float().to(run.model.device)
-        )
-        normals = torch.nn.functional.normalize(gradient, dim=1).cpu().numpy()
+            raise UsageError(f"{self.load}: its field has no surface, expected one that was trained for longer")
+        parts = torch.from_numpy(vertices).float().split(NORMALS_AT_ONCE)
+        gradients = [chain_jet(network.chain, Jet.of(part.to(network.device))).gradient[:, :, 0] for part in parts]
+        normals = torch.nn.functional.normalize(torch.cat(gradients), dim=1).cpu().numpy()
         world = np.array(shape.center) + vertices / shape.scale
         write_whole(self.output, encode_mesh((world, faces), normals, self.output.suffix))
         return f"{len(vertices):,} vertices, {len(faces):,} triangles"
-
-
-class _FirstValue(torch.nn.Module):
-    """A field with one value, as a function to one number each."""
-
-    def __init__(self, field: torch.nn.Module) -> None:
-        super().__init__()
-        self.field = field
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.field(x)[:, 0]

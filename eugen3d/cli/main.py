@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 
 from eugen3d.cli.bench import bench
+from eugen3d.cli.compress import Compress
 from eugen3d.cli.decode import Decode
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
@@ -22,6 +23,7 @@ from eugen3d.training.distributed import ProcessLostError, has_the_word
 
 COMMANDS = {
     "bench": bench,
+    "compress": Compress,
     "decode": Decode,
     "distill": Distill,
     "experiment": Experiment,

@@ -12,8 +12,7 @@ from torch import Tensor
 from eugen3d.cli.renders import encode_png, to_bytes
 from eugen3d.datasets.signals import SampledSignal, ShapeSignal
 from eugen3d.metrics.triangle_mesh import TriangleMesh
-from eugen3d.models.siren import EUGenSirenModel
-from eugen3d.models.siren_evaluation import shown, surface_of, values_of
+from eugen3d.models.siren_evaluation import Evaluable, shown, surface_of, values_of
 
 SIDE = 320
 """Of a shape's picture, pixels."""
@@ -33,7 +32,7 @@ class Exhibit:
     content: bytes
 
 
-def make_exhibits(signal: SampledSignal | ShapeSignal, models: Mapping[str, EUGenSirenModel]) -> list[Exhibit]:
+def make_exhibits(signal: SampledSignal | ShapeSignal, models: Mapping[str, Evaluable]) -> list[Exhibit]:
     """The file's, then every model's; of a video the first frame. A cloud of points has none of its own."""
     if isinstance(signal, ShapeSignal):
         surfaces = {name: surface_of(model, RESOLUTION) for name, model in models.items()}

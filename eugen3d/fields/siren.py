@@ -20,15 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eugen3d.layers import (
-    Deferred,
     EUGenConfig,
     KindConfig,
     LayerConfig,
-    LayerStack,
     LinearConfig,
-    Link,
     SNNKConfig,
-    fold_links,
+    fold,
+    forward_merged,
     make_layer,
     start_sines,
 )
@@ -87,6 +85,9 @@ class SirenField(nn.Module):
     Raises:
         ValueError: a layer's configuration makes no sines.
 
+    Attributes:
+        layers: the layers of sines, then the last, dense one.
+
     Shape: coordinates (n, in_dim) in [−1, 1] → values (n, out_dim).
     """
 
@@ -98,30 +99,12 @@ class SirenField(nn.Module):
             make_layer(config.layer_at(index), in_dim, config.layer_width, "sine")
             for index, in_dim in enumerate(in_dims)
         ]
-        self.trunk = LayerStack(layers)
-        self.head = nn.Sequential(nn.Linear(config.layer_width, config.out_dim))
-        start_sines([*layers, self.head], config.omega_0, generator)
+        self.layers = nn.Sequential(*layers, nn.Linear(config.layer_width, config.out_dim))
+        start_sines([self.layers], config.omega_0, generator)
         if config.merged:
-            self.fold_()
+            fold(self.layers)
 
     def forward(self, coordinates: Float[Tensor, "n in_dim"]) -> Float[Tensor, "n out_dim"]:
         if torch.is_grad_enabled():
-            return Deferred.of(coordinates).through(self.trunk).through(self.head).form()
-        return self.head(self.trunk(coordinates))  # folded where it is evaluated often
-
-    def links(self) -> list[Link]:
-        """Every chain of the field with the chains that take its output and the columns where they take it."""
-        last = self.trunk[-1]
-        assert isinstance(last, nn.Sequential)
-        return [*self.trunk.links(), (last, [(self.head, slice(None))])]
-
-    def fold_(self) -> None:
-        """Fold in place: every readout is merged into the layer that takes it (see `eugen3d.layers.fold`)."""
-        trunk = [chain for chain in self.trunk if isinstance(chain, nn.Sequential)]
-        fold_links([*trunk, self.head], self.links)
-
-    def join_(self) -> None:
-        """Join all chains in place, for evaluation alone: a runtime then has a single one."""
-        chains = [*self.trunk, self.head]
-        self.trunk = LayerStack([nn.Sequential(*chains)])
-        self.head = nn.Sequential()
+            return forward_merged(self.layers, coordinates)
+        return self.layers(coordinates)  # folded where it is evaluated often

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.models.base_model import Model, ModelConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from eugen3d.datasets.signals import ShapeFormat, SignalFormat
@@ -95,9 +95,11 @@ class EUGenSirenModel(Model):
         assert isinstance(outputs, Tensor)
         return outputs
 
-    def folded(self) -> nn.Module:
+    def folded(self) -> SirenField:
         """A folded copy of the field, for evaluation."""
-        return fold(copy.deepcopy(self.field)).eval().requires_grad_(False)
+        folded = fold(copy.deepcopy(self.field)).eval().requires_grad_(False)
+        assert isinstance(folded, SirenField)
+        return folded
 
     def _evaluation(self) -> TiledModule | AutoModule:
         """The folded field as the runtime evaluates it, made anew whenever a parameter has changed since."""

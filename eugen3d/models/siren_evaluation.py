@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,22 @@ from eugen3d.metrics.image import image_metrics
 from eugen3d.metrics.shape import shape_metrics, sign_accuracy
 from eugen3d.metrics.sound import sound_metrics
 from eugen3d.metrics.triangle_mesh import TriangleMesh
-from eugen3d.models.siren import EUGenSirenModel
 
 CHUNK = 1 << 18
 """Points of a signal that are evaluated at once."""
+
+
+class Evaluable(Protocol):
+    """A network that stands for a signal, such as an `EUGenSirenModel`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def values_at(self, coordinates: Tensor) -> Tensor:
+        """Values (n, channels) at coordinates (n, d) in [-1, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class SirenEvaluationConfig:
 
 
 def evaluate(
-    model: EUGenSirenModel,
+    model: Evaluable,
     signal: SampledSignal | ShapeSignal,
     config: SirenEvaluationConfig,
     output_path: Path | None = None,
@@ -71,7 +84,7 @@ def evaluate(
     return {"psnr": -10 * math.log10(error) if error else math.inf, "ssim": ssim}
 
 
-def values_of(model: EUGenSirenModel, size: tuple[int, ...]) -> Tensor:
+def values_of(model: Evaluable, size: tuple[int, ...]) -> Tensor:
     """A signal's values (*size, channels) at any size, on the CPU; not clamped."""
     total = math.prod(size)
     parts = []
@@ -81,14 +94,14 @@ def values_of(model: EUGenSirenModel, size: tuple[int, ...]) -> Tensor:
     return torch.cat(parts).view(*size, -1)
 
 
-def surface_of(model: EUGenSirenModel, resolution: int) -> Triangles:
+def surface_of(model: Evaluable, resolution: int) -> Triangles:
     """The zero level of a shape's field by marching cubes, in the cube [-1, 1]^3: vertices (n, 3) and faces (m, 3)."""
     lower, voxel = -np.ones(3), 2.0 / resolution
     query = _Distances(model)
     return march(query, lower, voxel, find_blocks(query, lower, -lower, voxel, math.inf))
 
 
-def fitted_images(model: EUGenSirenModel, signal: SampledSignal | ShapeSignal) -> dict[str, Tensor]:
+def fitted_images(model: Evaluable, signal: SampledSignal | ShapeSignal) -> dict[str, Tensor]:
     """Pictures (height, width, 3) of an image or of a video's first frame: the file's, and the fitted one."""
     if not isinstance(signal, SampledSignal) or signal.format.kind == "sound":
         return {}
@@ -101,15 +114,13 @@ def fitted_images(model: EUGenSirenModel, signal: SampledSignal | ShapeSignal) -
 class _Distances:
     """A shape's field, as marching asks for it."""
 
-    model: EUGenSirenModel
+    model: Evaluable
 
     def distance(self, points: Tensor) -> Tensor:
         return torch.cat([self.model.values_at(part.to(self.model.device))[:, 0].cpu() for part in points.split(CHUNK)])
 
 
-def _shape_errors(
-    model: EUGenSirenModel, signal: ShapeSignal, config: SirenEvaluationConfig
-) -> dict[str, float | None]:
+def _shape_errors(model: Evaluable, signal: ShapeSignal, config: SirenEvaluationConfig) -> dict[str, float | None]:
     if signal.vertices is None or signal.faces is None:
         return _cloud_errors(model, signal)
     center, scale = np.array(signal.format.center), signal.format.scale
@@ -130,7 +141,7 @@ def _shape_errors(
     return metrics
 
 
-def _cloud_errors(model: EUGenSirenModel, signal: ShapeSignal) -> dict[str, float | None]:
+def _cloud_errors(model: Evaluable, signal: ShapeSignal) -> dict[str, float | None]:
     """The mean |s| at the points of a cloud, in the units of the file: there is no surface to compare with."""
     distance = _Distances(model).distance(signal.points).abs().mean()
     return {"surface_error": float(distance) / signal.format.scale}

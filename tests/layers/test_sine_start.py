@@ -33,7 +33,7 @@ def spreads(layer: LayerConfig, depth: int, width: int, seed: int) -> tuple[Tens
 def spreads_of(field: SirenField, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     hidden = 2 * torch.rand(1024, 2, generator=generator) - 1
     sines = []
-    for map_ in (map_ for chain in [*field.trunk, field.head] for map_ in own_maps(chain)):
+    for map_ in own_maps(field.layers):
         hidden = map_(hidden)
         if isinstance(map_, Sine) or (isinstance(map_, EUGenFeatures) and map_.phi == "sine"):
             hidden.retain_grad()
