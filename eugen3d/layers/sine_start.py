@@ -36,7 +36,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,17 +64,17 @@ PHASED = Moments(0.5, 0.5, math.inf)
 
 def sine_moments(order: int, variance: float = 1.0) -> Moments:
     """S and D of features sin(t_1 ⋯ t_i), i = 1..order, whose projections are normal with that variance."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES if order < 6 else NODES // 4)
-    square, weights = variance * nodes**2, weights / weights.sum()
+    square, weights = _quadrature(NODES if order < 6 else NODES // 4)
+    square *= variance
     decay = math.exp(-2 * variance)
     second, slope = [(1 - decay) / 2], [(1 + decay) / 2]
-    r_square, chance = np.ones(1), np.ones(1)
+    r_square = chance = torch.ones(1, dtype=torch.float64)
     for degree in range(2, order + 1):
         spread = 1 + 4 * variance**2 * r_square
         second.append((1 - float(chance @ spread**-0.5)) / 2)
         slope.append(degree * variance * float(chance @ (r_square * (1 + spread**-1.5))) / 2)
         if degree < order:
-            r_square, chance = np.outer(r_square, square).ravel(), np.outer(chance, weights).ravel()
+            r_square, chance = torch.outer(r_square, square).flatten(), torch.outer(chance, weights).flatten()
     return Moments(sum(second) / order, sum(slope) / order, variance)
 
 
@@ -117,6 +116,14 @@ def start_sines(chains: Iterable[nn.Module], omega_0: float, generator: torch.Ge
         bound = math.sqrt(6 / matrix.in_features) / (omega_0 if index == len(matrices) - 1 else math.sqrt(2))
         matrix.weight.copy_(draw_uniform(matrix.weight.shape, bound, generator))
         _start_bias(matrix, 0.0, generator)
+
+
+def _quadrature(count: int) -> tuple[Tensor, Tensor]:
+    """The squared nodes and the weights of Gauss-Hermite quadrature for a standard normal variable (Golub and Welsch
+    1969): eigenvalues, and first entries of the eigenvectors, of the Hermite polynomials' recurrence."""
+    off_diagonal = torch.arange(1, count, dtype=torch.float64).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return nodes.square(), vectors[0].square()
 
 
 def _moments(features: EUGenFeatures) -> Moments:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import trimesh
 
 from eugen3d.datasets.dataparser import SceneError
 
@@ -32,6 +31,8 @@ def check_edges(path: Path, vertices: np.ndarray, faces: np.ndarray) -> tuple[np
     """
     num_open, num_unlike = _edges(faces)
     if num_unlike:
+        import trimesh
+
         mesh = trimesh.Trimesh(vertices, faces, process=False)
         trimesh.repair.fix_winding(mesh)
         faces = np.asarray(mesh.faces, np.int64)

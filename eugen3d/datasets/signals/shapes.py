@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 from torch import Tensor
 
 from eugen3d.datasets.dataparser import SceneError
@@ -81,6 +80,8 @@ def read_shape(path: Path, *, allow_open: bool = False) -> ShapeSignal:
         SceneError: the file is missing or broken, a coordinate is not finite, there are neither faces nor normals, all
             points are one, the mesh is open, or its faces turn both ways.
     """
+    import trimesh
+
     check_found(path, "a shape")
     suffix = path.suffix.lower()
     with decoding(path, "a shape"):
