@@ -58,6 +58,7 @@ LAZY: set[tuple[str, str]] = {
     ("mapping", "skimage"),
     ("mapping", "scipy"),
     ("cli", "trimesh"),
+    ("datasets", "trimesh"),
     ("cli", "nerfstudio.configs.method_configs"),
 }
 """Heavy or optional packages and modules, and the one package of ours that may import each inside a function."""

@@ -23,6 +23,8 @@ from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import load_run, save_run
 from eugen3d.cli.sdf_distillation import SdfSource
 from eugen3d.cli.sdf_runs import is_sdf_run
+from eugen3d.cli.siren_distillation import SirenSource
+from eugen3d.cli.siren_runs import is_siren_run
 from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.distill import Distiller, LayerReport, LayerTask, Network
 from eugen3d.metrics.cost import dense_parameters
@@ -176,6 +178,8 @@ def open_source(settings: DistillSettings, device: str) -> DistillSource:
     """
     if is_sdf_run(settings.load_config):
         return SdfSource(settings, device)
+    if is_siren_run(settings.load_config):
+        return SirenSource(settings, device)
     return NerfSource(settings, load_run(settings.load_config, device, test_mode="test"))
 
 

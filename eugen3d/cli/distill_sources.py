@@ -1,8 +1,9 @@
 """What `eugen3d distill` has to know of a run, whichever method it is of."""
 
+import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
+from eugen3d.cli.errors import UsageError
 from eugen3d.cli.refinement import refine_student
 from eugen3d.cli.runs import Run
-from eugen3d.cli.teacher_rows import sample_rows
+from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import FieldLoss, Loss, Network, Rows
 from eugen3d.metrics.cost import dense_parameters
@@ -108,3 +110,30 @@ class NerfSource(DistillSource):
 
     def _like(self, model: Model) -> NerfTeacher:
         return self.teacher if model is self.model else type(self.teacher)(model)
+
+
+def refuse_flags_of_pictures(settings: DistillSettings, sampling: Collection[str], why: str) -> None:
+    """Refuse what only fields that are rendered have a use for.
+
+    Args:
+        sampling: what of the sampling's settings is of use.
+        why: what there is to say of the run.
+
+    Raises:
+        UsageError: such a flag is given.
+    """
+    found = [
+        flag
+        for flag, value, default in (
+            ("coarse-layers", settings.coarse_layers, DistillSettings.coarse_layers),
+            ("plan", settings.plan, None),
+            ("refine-teacher", settings.refine_teacher, None),
+            ("refine-novel-poses", settings.refine_novel_poses, DistillSettings.refine_novel_poses),
+        )
+        if value != default
+    ]
+    for own in dataclasses.fields(SamplingConfig):
+        if own.name not in sampling and getattr(settings.sampling, own.name) != own.default:
+            found.append(f"sampling.{own.name.replace('_', '-')}")
+    if found:
+        raise UsageError(f"--{found[0]}: found for {settings.load_config}, {why}; expected it to be left out")

@@ -41,6 +41,32 @@ def sdf_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
     }
 
 
+def siren_cells(run: dict[str, Any], first: dict[str, Any], file_bytes: int) -> dict[str, Cell]:
+    """The same of a run that stands for a file of so many bytes."""
+    digits = {"psnr": 2, "snr": 2, "ssim": 4, "lpips": 4, "log_spectral_distance": 2, "sign_accuracy": 4}
+    digits |= {"chamfer_to_diagonal": 5, "normal_consistency": 4, "iou": 4, "surface_error": 5}
+    headings = {"psnr": "PSNR dB", "snr": "SNR dB", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU"}
+    headings |= {"log_spectral_distance": "LSD dB", "chamfer_to_diagonal": "chamfer/diagonal", "sign_accuracy": "signs"}
+    headings |= {"normal_consistency": "normals", "surface_error": "surface"}
+
+    def difference(key: str) -> str:
+        if run is first or run[key] is None or first[key] is None:
+            return ""
+        return f"{run[key] - first[key]:+.{digits[key]}f}".replace("-", "−")
+
+    quality = {
+        heading: (number(run[key], digits[key]), difference(key)) for key, heading in headings.items() if key in run
+    }
+    return {
+        **quality,
+        "params": (f"{run['num_parameters']:,}", _ratio(run, first, "num_parameters")),
+        "weights": (si(run["folded_bytes"], "B"), f"file × {run['folded_bytes'] / file_bytes:.3g}"),
+        "FLOPs": (si(run["flops_per_sample"]), _ratio(run, first, "flops_per_sample")),
+        "ms/decode": (f"{1000 * run['seconds_per_decode']:.3g}", ""),
+        "speed": (f"{run['speedup']:.3g}×", ""),
+    }
+
+
 def _cost_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
     return {
         "params": (f"{run['num_parameters']:,}", _ratio(run, first, "num_parameters")),

@@ -8,6 +8,8 @@ import tyro
 from rich.console import Console
 
 from eugen3d.cli.bench import bench
+from eugen3d.cli.compress import Compress
+from eugen3d.cli.decode import Decode
 from eugen3d.cli.distill import Distill
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.experiment.command import Experiment
@@ -21,6 +23,8 @@ from eugen3d.training.distributed import ProcessLostError, has_the_word
 
 COMMANDS = {
     "bench": bench,
+    "compress": Compress,
+    "decode": Decode,
     "distill": Distill,
     "experiment": Experiment,
     "export-mesh": ExportMesh,

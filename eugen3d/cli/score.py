@@ -18,13 +18,17 @@ from eugen3d.cli.runs import UsageError
 from eugen3d.cli.sdf_comparison import SdfComparison
 from eugen3d.cli.sdf_report import sdf_table, write_sdf_report
 from eugen3d.cli.sdf_runs import is_sdf_run
+from eugen3d.cli.siren_comparison import SirenComparison
+from eugen3d.cli.siren_report import siren_table, write_siren_report
+from eugen3d.cli.siren_runs import is_siren_run
 from eugen3d.cli.views import choose_evenly
 
 
 @dataclass
 class Score(ComparisonConfig):
     """Compare runs on the same views: quality, size and speed of the folded models. Of fields of signed distance it is
-    their errors in what held-out depth frames saw, and the time of a query of distances and gradients."""
+    their errors in what held-out depth frames saw, and the time of a query of distances and gradients; of networks
+    that stand for a file how well they do, and the time to decode it."""
 
     output: Path = Path("score.json")
     """The result file. Renders are kept beside it, and a second call goes on from them."""
@@ -36,14 +40,31 @@ class Score(ComparisonConfig):
     def main(self) -> None:
         """Run the command."""
         self.check()
-        of_sdf = [path for path in self.load_config if is_sdf_run(path)]
-        if not of_sdf:
-            self._score_pictures(Console())
-        elif len(of_sdf) == len(self.load_config):
-            self._score_fields(Console())
-        else:
-            other = next(path for path in self.load_config if path not in of_sdf)
-            raise UsageError(f"{other}: is no run of eugen-isdf, expected one beside {of_sdf[0]}")
+        console = Console()
+        for method, is_of, score in (
+            ("eugen-isdf", is_sdf_run, self._score_fields),
+            ("eugen-siren", is_siren_run, self._score_signals),
+        ):
+            of_method = [path for path in self.load_config if is_of(path)]
+            if len(of_method) == len(self.load_config):
+                return score(console)
+            if of_method:
+                other = next(path for path in self.load_config if path not in of_method)
+                raise UsageError(f"{other}: is no run of {method}, expected one beside {of_method[0]}")
+        self._score_pictures(console)
+
+    def _score_signals(self, console: Console) -> None:
+        """Networks that stand for one image, sound, video or shape."""
+        comparison = SirenComparison(self, console)
+        result = comparison.run()
+        write_whole(self.output, json.dumps(result, indent=2) + "\n")
+        if self.report:
+            write_siren_report(self.report, result, comparison.exhibits())
+        console.print(siren_table(result))
+        if result["lpips_reason"]:
+            console.print(f"LPIPS was not measured: {result['lpips_reason']}", style="yellow", highlight=False)
+        for path in filter(None, (self.output, self.report)):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
     def _score_fields(self, console: Console) -> None:
         """Fields of signed distance: their errors, not their pictures' quality."""

@@ -4,7 +4,6 @@ Their rows are points along rays of the keyframes, and others evenly in the box 
 a student would not extrapolate as its teacher does, but be off by any amount.
 """
 
-import dataclasses
 import math
 import time
 from functools import cached_property
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
-from eugen3d.cli.distill_sources import DistillSource
+from eugen3d.cli.distill_sources import DistillSource, refuse_flags_of_pictures
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.refinement import polish
 from eugen3d.cli.sdf_runs import load_sdf_run, set_up_model
-from eugen3d.cli.teacher_rows import SamplingConfig, hash_seed
+from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.distill import Network, Rows, SdfLoss
 from eugen3d.layers import fold
 from eugen3d.mapping import RaySamplingConfig
@@ -45,7 +44,8 @@ class SdfSource(DistillSource):
     make_loss = SdfLoss
 
     def __init__(self, settings: DistillSettings, device: str) -> None:
-        _refuse_flags_of_pictures(settings)
+        own = ("num_rays", "pair_fraction", "max_rows", "weighted_fraction")
+        refuse_flags_of_pictures(settings, own, "whose rays are those of the depth frames that it keeps")
         run = load_sdf_run(settings.load_config, device)
         if not len(run.keyframes):
             raise UsageError(f"{run.checkpoint}: holds no keyframes, expected some: their rays are distilled at")
@@ -142,26 +142,3 @@ class SdfSource(DistillSource):
         """The corners of the box around what the keyframes saw, with a margin."""
         surface = self.run.surface
         return surface.min(dim=0).values - MARGIN, surface.max(dim=0).values + MARGIN
-
-
-def _refuse_flags_of_pictures(settings: DistillSettings) -> None:
-    """Refuse what only fields that are rendered have a use for."""
-    found = [
-        flag
-        for flag, value, default in (
-            ("coarse-layers", settings.coarse_layers, DistillSettings.coarse_layers),
-            ("plan", settings.plan, None),
-            ("refine-teacher", settings.refine_teacher, None),
-            ("refine-novel-poses", settings.refine_novel_poses, DistillSettings.refine_novel_poses),
-        )
-        if value != default
-    ]
-    for own in dataclasses.fields(SamplingConfig):
-        is_used = own.name in ("num_rays", "pair_fraction", "max_rows", "weighted_fraction")
-        if not is_used and getattr(settings.sampling, own.name) != own.default:
-            found.append(f"sampling.{own.name.replace('_', '-')}")
-    if found:
-        raise UsageError(
-            f"--{found[0]}: found for {settings.load_config}, whose rays are those of the depth frames that it keeps; "
-            "expected it to be left out"
-        )

@@ -51,7 +51,7 @@ class SdfRun:
 
 def is_sdf_run(config_path: Path) -> bool:
     """Whether a run is of a field of signed distance, distilled or not."""
-    return isinstance(_plain_model(read_config(config_path)), EUGenIsdfModelConfig)
+    return isinstance(plain_model(read_config(config_path)), EUGenIsdfModelConfig)
 
 
 def load_sdf_run(config_path: Path, device: str) -> SdfRun:
@@ -62,7 +62,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     """
     target = resolve_device(device)
     config = read_config(config_path)
-    if not isinstance(_plain_model(config), EUGenIsdfModelConfig):
+    if not isinstance(plain_model(config), EUGenIsdfModelConfig):
         raise UsageError(f"{config_path}: is of method {config.method_name!r}, expected a run of eugen-isdf")
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = read_state(checkpoint)
@@ -85,7 +85,7 @@ def set_up_model(config: ModelConfig) -> Model:
     return config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=1)
 
 
-def _plain_model(config: TrainerConfig) -> ModelConfig:
+def plain_model(config: TrainerConfig) -> ModelConfig:
     """The configuration of a run's model, or of its teacher's where it was distilled."""
     model = config.pipeline.model
     return model.teacher if isinstance(model, DistilledModelConfig) else model

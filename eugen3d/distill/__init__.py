@@ -25,6 +25,7 @@ from eugen3d.distill.sdf_loss import SdfLoss
 from eugen3d.distill.sensitivity import NestedSolutions, layer_losses
 from eugen3d.distill.solve import Conditioning
 from eugen3d.distill.uniform import UNIFORM_KINDS, UniformKind, largest_uniform, uniform_plan
+from eugen3d.distill.value_loss import ValueLoss
 
 __all__ = [
     "HELD_OUT",
@@ -62,6 +63,7 @@ __all__ = [
     "SdfLoss",
     "Start",
     "UniformKind",
+    "ValueLoss",
     "distill",
     "draw_rows",
     "fit_layer",

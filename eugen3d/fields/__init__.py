@@ -2,6 +2,7 @@
 
 from eugen3d.fields.isdf import IsdfField, IsdfFieldConfig, distance_and_gradient
 from eugen3d.fields.nerf import FrequencyEncoding, NerfField, NerfFieldConfig
+from eugen3d.fields.siren import SirenField, SirenFieldConfig
 
 __all__ = [
     "FrequencyEncoding",
@@ -9,5 +10,7 @@ __all__ = [
     "IsdfFieldConfig",
     "NerfField",
     "NerfFieldConfig",
+    "SirenField",
+    "SirenFieldConfig",
     "distance_and_gradient",
 ]

@@ -15,6 +15,7 @@ from eugen3d.layers.merged import Deferred, forward_merged
 from eugen3d.layers.patterns import Pattern, Patterns
 from eugen3d.layers.registry import kind_of, layer_from_linear, make_activation, make_layer
 from eugen3d.layers.sine import Sine, SineConfig, SineLinear
+from eugen3d.layers.sine_start import Moments, sine_moments, start_sines
 from eugen3d.layers.sites import Site, find_sites, place_drawn, place_layer
 from eugen3d.layers.snnk import SNNKConfig, SNNKLinear
 from eugen3d.layers.stack import LayerStack
@@ -33,6 +34,7 @@ __all__ = [
     "Link",
     "LowRankConfig",
     "LowRankLinear",
+    "Moments",
     "Pattern",
     "Patterns",
     "SNNKConfig",
@@ -61,4 +63,6 @@ __all__ = [
     "place_layer",
     "push_readout",
     "remove_weight_norm",
+    "sine_moments",
+    "start_sines",
 ]

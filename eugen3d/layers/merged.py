@@ -84,7 +84,7 @@ class Deferred(NamedTuple):
     def through(self, chain: nn.Module) -> "Deferred":
         """What a chain makes of it; an affine map at its end is not applied."""
         value = self
-        for map_ in _own_maps(chain):
+        for map_ in own_maps(chain):
             if is_affine_map(map_) and not has_hooks(map_):
                 value = value._affine(map_)
             elif is_features(map_) and not any(has_hooks(part) for part in map_.modules()):
@@ -139,14 +139,14 @@ class Router(Protocol):
         ...
 
 
-def _own_maps(chain: nn.Module) -> list[nn.Module]:
+def own_maps(chain: nn.Module) -> list[nn.Module]:
     """A chain as a flat list of maps that all hold its own parameters; what has hooks stays whole."""
     if has_hooks(chain):
         return [chain]
     if is_chain(chain):
-        return [map_ for module in chain for map_ in _own_maps(module)]
+        return [map_ for module in chain for map_ in own_maps(module)]
     if is_composite(chain) and not is_features(chain) and (parts := trained_maps(chain)) != [chain]:
-        return [map_ for part in parts for map_ in _own_maps(part)]
+        return [map_ for part in parts for map_ in own_maps(part)]
     return [] if isinstance(chain, nn.Identity) else [chain]
 
 

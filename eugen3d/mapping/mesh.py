@@ -1,11 +1,11 @@
 """The zero level of a field of signed distance as triangles: marching cubes, block after block."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
-
-from eugen3d.mapping.query import SdfQuery
+from torch import Tensor
 
 BLOCK = 32
 """Voxels of a block a side."""
@@ -14,12 +14,20 @@ Triangles = tuple[np.ndarray, np.ndarray]
 """Vertices (n, 3) in metres and faces (m, 3), counter-clockwise seen from outside."""
 
 
+class Distances(Protocol):
+    """A field of signed distance, such as an `SdfQuery`."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances (n,) at points (n, 3)."""
+        ...
+
+
 def count_blocks(lower: np.ndarray, upper: np.ndarray, voxel: float) -> np.ndarray:
     """How many blocks a box takes along every axis, (3,)."""
     return np.maximum(np.ceil((upper - lower) / (BLOCK * voxel) - 1e-9), 1).astype(int)
 
 
-def find_blocks(query: SdfQuery, lower: np.ndarray, upper: np.ndarray, voxel: float, max_slope: float) -> np.ndarray:
+def find_blocks(query: Distances, lower: np.ndarray, upper: np.ndarray, voxel: float, max_slope: float) -> np.ndarray:
     """Indices (n, 3) of the blocks of a box that may hold surface.
 
     None can where the distance at a block's middle, over the largest slope, is more than half its diagonal.
@@ -36,7 +44,7 @@ def find_blocks(query: SdfQuery, lower: np.ndarray, upper: np.ndarray, voxel: fl
 
 
 def march(
-    query: SdfQuery, lower: np.ndarray, voxel: float, blocks: np.ndarray, advance: Callable[[], None] = lambda: None
+    query: Distances, lower: np.ndarray, voxel: float, blocks: np.ndarray, advance: Callable[[], None] = lambda: None
 ) -> Triangles:
     """The surface in blocks of voxels, by marching cubes (Lewiner et al. 2003), one block's grid in memory at a time.
 
@@ -57,7 +65,7 @@ def march(
 
 
 def march_box(
-    query: SdfQuery, lower: np.ndarray, voxel: float, counts: tuple[int, int, int], first: np.ndarray | None = None
+    query: Distances, lower: np.ndarray, voxel: float, counts: tuple[int, int, int], first: np.ndarray | None = None
 ) -> Triangles:
     """The surface in one box of voxels, its whole grid in memory.
 

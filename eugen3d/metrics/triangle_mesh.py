@@ -185,13 +185,18 @@ class TriangleMesh:
 
     def sample_surface(self, count: int, seed: int = 0) -> Tensor:
         """Points (count, 3) float64 drawn uniformly by area from the surface."""
+        return self.sample_surface_and_faces(count, seed)[0]
+
+    def sample_surface_and_faces(self, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """The points of `sample_surface`, and the faces that they lie on, (count,)."""
         generator = np.random.default_rng(seed)
         a, b, c = self.vertices[self.faces].swapaxes(0, 1)
         area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
         faces = generator.choice(len(area), count, p=area / area.sum())
         u, v = generator.random((2, count, 1))
         u, v = np.where(u + v > 1.0, (1.0 - u, 1.0 - v), (u, v))
-        return torch.from_numpy(a[faces] + u * (b - a)[faces] + v * (c - a)[faces])
+        points = a[faces] + u * (b - a)[faces] + v * (c - a)[faces]
+        return torch.from_numpy(points), torch.from_numpy(faces)
 
 
 def _queries(points: Tensor) -> np.ndarray:

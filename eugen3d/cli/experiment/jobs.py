@@ -15,7 +15,9 @@ from eugen3d.cli.experiment.specification import TEACHER, Flags, Scene, Specific
 from eugen3d.cli.renders import file_hash, fingerprint
 from eugen3d.cli.runs import find_checkpoint, load_config
 from eugen3d.cli.sdf_runs import is_sdf_run
-from eugen3d.models.whole_checkpoints import ENDED, WholeCheckpointTrainer
+from eugen3d.cli.siren_runs import is_siren_run
+from eugen3d.models.isdf_pipeline import SdfTrainerConfig
+from eugen3d.models.whole_checkpoints import ENDED
 
 EUGEN3D = (sys.executable, "-m", "eugen3d.cli.main")
 NS_TRAIN = (sys.executable, "-m", "nerfstudio.scripts.train")
@@ -106,7 +108,8 @@ def _given(specification: Specification, scene: str, conditions: Conditions) -> 
     config = specification.scenes[scene].teacher
     assert config is not None
     try:
-        model_dir = (read_config(config) if is_sdf_run(config) else load_config(config)).relative_model_dir
+        is_of_pictures = not (is_sdf_run(config) or is_siren_run(config))
+        model_dir = (load_config(config) if is_of_pictures else read_config(config)).relative_model_dir
         checkpoint, _ = find_checkpoint(config.parent / model_dir)
     except UsageError as error:
         raise UsageError(f"{specification.path}: scenes.{scene}.teacher: {error}") from None
@@ -181,7 +184,7 @@ def _train(own: _Own, method: str | None, scene: Scene) -> Job:
     shared = ("--data", str(scene.data), "--machine.device-type", device.partition(":")[0])
     command = (*NS_TRAIN, method, *place, *quiet, *shared, *flags)
     product = folder / method / "run" / "config.yml"
-    end = product.with_name(ENDED) if parsed._target is WholeCheckpointTrainer else None
+    end = product.with_name(ENDED) if isinstance(parsed, SdfTrainerConfig) else None  # how long streams take, they say
     return own.job("train", key, command, product, parsed.machine.seed, steps=parsed.max_num_iterations, end=end)
 
 

@@ -1,4 +1,5 @@
-"""What an experiment's runs are compared by: pictures by PSNR, fields of signed distance by their error."""
+"""What an experiment's runs are compared by: pictures by PSNR, sounds by their signal-to-noise ratio, fields of signed
+distance by their error, fitted shapes by their chamfer distance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +17,22 @@ class Measure:
     larger_is_better: bool
     others: tuple[str, ...]
     """What is reported beside it."""
-    seconds: str
-    """The time that goes with it in what `eugen3d score` writes."""
     axis: str
     """What plots call it."""
     unit: float = 1.0
     """What it is multiplied by where it is plotted."""
 
 
-PICTURES = Measure("psnr", True, ("ssim", "lpips"), "seconds_per_frame", "PSNR in dB")
-DEPTH = Measure("depth_error", False, ("hit_rate",), "seconds_per_query", "depth error in cm", 100.0)
+PICTURES = Measure("psnr", True, ("ssim", "lpips"), "PSNR in dB")
+SOUNDS = Measure("snr", True, ("log_spectral_distance",), "signal to noise in dB")
+SHAPES = Measure(
+    "chamfer_to_diagonal",
+    False,
+    ("normal_consistency", "iou", "sign_accuracy"),
+    "chamfer distance, % of the diagonal",
+    100.0,
+)
+DEPTH = Measure("depth_error", False, ("hit_rate",), "depth error in cm", 100.0)
 FIELDS = Measure(
     "sdf_error",
     False,
@@ -34,12 +41,20 @@ FIELDS = Measure(
         *(f"sdf_error[{name}]" for name in BINS),
         *(f"collision_cost_error[{epsilon:g}]" for epsilon in EPSILONS),
     ),
-    "seconds_per_query",
     "SDF error in cm",
     100.0,
 )
 
 
+TIMES = ("seconds_per_frame", "seconds_per_query", "seconds_per_decode")
+"""The times that `eugen3d score` takes, each of another kind of runs."""
+
+
 def measure_of(run: Mapping[str, Any]) -> Measure:
     """What a run is compared by, from its entry in a score or in a result: errors against a mesh where there is one."""
-    return next((measure for measure in (PICTURES, FIELDS) if measure.key in run), DEPTH)
+    return next((measure for measure in (PICTURES, SOUNDS, SHAPES, FIELDS) if measure.key in run), DEPTH)
+
+
+def seconds_of(run: Mapping[str, Any]) -> float:
+    """How long a run took for what is timed of its kind, from its entry in a score."""
+    return next(run[name] for name in TIMES if name in run)

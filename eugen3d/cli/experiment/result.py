@@ -10,7 +10,7 @@ from typing import Any
 
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.experiment.job import Job
-from eugen3d.cli.experiment.measure import Measure, measure_of
+from eugen3d.cli.experiment.measure import Measure, measure_of, seconds_of
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
@@ -18,6 +18,7 @@ from eugen3d.cli.methods import known_methods
 from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig
 from eugen3d.layers.registry import REGISTRY
 from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.siren import EUGenSirenModelConfig
 
 Row = dict[str, Any]
 
@@ -97,11 +98,11 @@ def _row(specification: Specification, job: Job, entry: Mapping[str, Any], refer
         **_describe_layers(job),
         measure.key: value,
         f"delta_{measure.key}": None if value is None or reference is None else value - reference,
-        **{key: entry[key] for key in measure.others},
+        **{key: entry.get(key) for key in measure.others},
         "num_parameters": entry["num_parameters"],
         "flops_per_sample": entry["flops_per_sample"],
         "speedup": entry["speedup"],
-        "seconds": entry[measure.seconds],
+        "seconds": seconds_of(entry),
         "seed": job.seed,
         "group": job.group,
         "name": job.name,
@@ -149,7 +150,11 @@ def _replaced_layers(model: Any) -> dict[str, KindConfig]:
     if isinstance(model, DistilledModelConfig):
         return model.layers
     layer = getattr(model, "layer", LayerConfig("linear"))
-    return {} if layer.kind == "linear" else {f"trunk.{index}": layer.chosen for index in model.replaced_layers}
+    if layer.kind == "linear":
+        return {}
+    if isinstance(model, EUGenSirenModelConfig):
+        return {f"layers.{index}": layer.chosen for index in model.field_config().replaced}
+    return {f"trunk.{index}": layer.chosen for index in model.replaced_layers}
 
 
 def _kind_of(config: KindConfig) -> str:

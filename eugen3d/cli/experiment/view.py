@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eugen3d.cli.experiment.measure import FIELDS, PICTURES, measure_of
+from eugen3d.cli.experiment.measure import FIELDS, PICTURES, SHAPES, SOUNDS, measure_of
 from eugen3d.cli.formats import number, si
 from eugen3d.cli.page import measured_on, write_page
 from eugen3d.cli.plots import Point, scatter
@@ -30,7 +30,7 @@ def remarks(result: Row) -> list[str]:
         return []
     reference = result["settings"]["compare_with"]
     measure = measure_of(result["summary"][0])
-    delta = f"PSNR less that of {reference}" if measure is PICTURES else f"the error beside that of {reference}"
+    delta = f"the dB less those of {reference}" if measure.larger_is_better else f"the error beside that of {reference}"
     notes = [f"Δ: {delta}; speed: {reference}'s time by its own; FLOPs per sample, folded"]
     if measure is FIELDS:
         notes.append(
@@ -108,8 +108,7 @@ def _plots(summary: Sequence[Row]) -> list[str]:
         own = [row for row in summary if row["scene"] == scene]
         measure = measure_of(own[0])
         rows = [row for row in own if row[measure.key] is not None]
-        seconds = measure.seconds.replace("_", " ")
-        for key, label in (("num_parameters", "parameters, folded"), ("seconds", seconds)):
+        for key, label in (("num_parameters", "parameters, folded"), ("seconds", "seconds")):
             points = [
                 Point(row["name"], row[key], measure.unit * row[measure.key], index) for index, row in enumerate(rows)
             ]
@@ -123,8 +122,44 @@ def _cells(row: Row) -> dict[str, str]:
         "scene": row["scene"],
         "run": row["name"],
         "seeds": str(row["seeds"]),
-        **(_picture_cells(row) if measure_of(row) is PICTURES else _error_cells(row)),
+        **_quality_cells(row),
         "speed": f"{row['speedup']:.3g}×",
+    }
+
+
+def _quality_cells(row: Row) -> dict[str, str]:
+    measure = measure_of(row)
+    if measure is PICTURES:
+        return _picture_cells(row)
+    if measure is SOUNDS:
+        return _sound_cells(row)
+    return _shape_cells(row) if measure is SHAPES else _error_cells(row)
+
+
+def _sound_cells(row: Row) -> dict[str, str]:
+    difference = None if row["delta_snr"] is None else f"{row['delta_snr']:+.2f}"
+    return {
+        "SNR dB": number(row["snr"], 2) + _spread(row["snr_std"]),
+        "Δ dB": _difference(row, difference),
+        "LSD dB": number(row["log_spectral_distance"], 2),
+        **_cost_cells(row),
+        "ms/decode": f"{1000 * row['seconds']:.3g}",
+    }
+
+
+def _shape_cells(row: Row) -> dict[str, str]:
+    key = SHAPES.key
+    value, delta, deviation = row[key], row[f"delta_{key}"], row[f"{key}_std"]
+    difference = None if delta is None else f"{100 * delta / (value - delta):+.1f}"
+    return {
+        "chamfer %": number(None if value is None else 100 * value, 3)
+        + _spread(None if deviation is None else 100 * deviation, 3),
+        "Δ %": _difference(row, difference),
+        "normals": number(row["normal_consistency"], 3),
+        "IoU": number(row["iou"], 3),
+        "signs": number(row["sign_accuracy"], 4),
+        **_cost_cells(row),
+        "ms/decode": f"{1000 * row['seconds']:.3g}",
     }
 
 
@@ -164,8 +199,8 @@ def _centimetres(metres: float | None) -> str:
     return number(None if metres is None else 100 * metres, 2)
 
 
-def _spread(deviation: float | None) -> str:
-    return "" if deviation is None else f" ± {deviation:.2f}"
+def _spread(deviation: float | None, digits: int = 2) -> str:
+    return "" if deviation is None else f" ± {deviation:.{digits}f}"
 
 
 def _difference(row: Row, shown: str | None) -> str:
