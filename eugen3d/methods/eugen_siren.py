@@ -17,7 +17,11 @@ eugen_siren = MethodSpecification(
         steps_per_eval_image=0,
         steps_per_eval_all_images=0,
         pipeline=SirenPipelineConfig(datamanager=SignalDataManagerConfig(), model=EUGenSirenModelConfig()),
-        optimizers={"fields": {"optimizer": FieldOptimizerConfig(kind="adam", lr=3e-3), "scheduler": None}},
+        optimizers={
+            # as the paper's: 1e-4, which ω₀ = 30 multiplies before every sine
+            "fields": {"optimizer": FieldOptimizerConfig(kind="adam", lr=3e-3), "scheduler": None},
+            "head": {"optimizer": FieldOptimizerConfig(kind="adam", lr=1e-4), "scheduler": None},
+        },
         viewer=ViewerConfig(quit_on_train_completion=True),
         vis="tensorboard",
     ),

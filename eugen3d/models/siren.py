@@ -85,8 +85,10 @@ class EUGenSirenModel(Model):
         self._folded: tuple[tuple[Any, ...], TiledModule | AutoModule] | None = None
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """One group, `fields`."""
-        return {"fields": [p for p in self.field.parameters() if p.requires_grad]}
+        """Two groups, `fields` and, of the last, dense layer, `head`."""
+        head = set(self.field.layers[-1].parameters())
+        groups = {"fields": [p for p in self.field.parameters() if p not in head], "head": list(head)}
+        return {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
 
     @torch.no_grad()
     def values_at(self, coordinates: Tensor) -> Tensor:

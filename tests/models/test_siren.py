@@ -53,7 +53,10 @@ def pipeline_of(data: Path, **model: Any) -> SirenPipeline:
 
 
 def train(pipeline: SirenPipeline, steps: int, rate: float = 3e-3) -> list[float]:
-    optimizer = torch.optim.Adam(pipeline.get_param_groups()["fields"], rate)
+    groups = pipeline.get_param_groups()
+    assert set(groups) == {"fields", "head"}
+    assert sum(map(len, groups.values())) == len(list(pipeline.siren.field.parameters()))
+    optimizer = torch.optim.Adam([p for group in groups.values() for p in group], rate)
     found = []
     for step in range(steps):
         _, losses, _ = pipeline.get_train_loss_dict(step)
