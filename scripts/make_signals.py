@@ -22,7 +22,7 @@ RATE = 8000
 
 def picture(side: int) -> np.ndarray:
     """The picture, (side, side) uint8."""
-    return (255 * resize(camera() / 255.0, (side, side), anti_aliasing=True)).round().astype(np.uint8)
+    return np.round(255 * np.asarray(resize(camera() / 255.0, (side, side), anti_aliasing=True))).astype(np.uint8)
 
 
 def sound(seconds: float = 2.0) -> np.ndarray:
