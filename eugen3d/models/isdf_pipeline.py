@@ -2,18 +2,16 @@
 
 import io
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -25,7 +23,12 @@ from eugen3d.mapping.keyframes import frame_to
 from eugen3d.models.isdf import EUGenIsdfModel
 from eugen3d.models.isdf_evaluation import SdfEvaluationConfig, depth_error, evaluate, frame_views
 from eugen3d.models.isdf_viewer import SdfScene
-from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
+from eugen3d.models.whole_checkpoints import (
+    WholeCheckpointTrainerConfig,
+    load_weights,
+    refuse_checkpoint,
+    stop,
+)
 
 PROGRESS = "mapper_progress"
 """Name of the mapper's progress in a checkpoint: one tensor of bytes, so that a checkpoint is tensors alone."""
@@ -97,21 +100,12 @@ class SdfPipelineConfig(VanillaPipelineConfig):
 
 
 @dataclass
-class SdfTrainerConfig(TrainerConfig):
-    """A trainer's settings, which become a run only where there is something to train on."""
+class SdfTrainerConfig(WholeCheckpointTrainerConfig):
+    """A trainer's settings; training ends with the stream."""
 
-    _target: type = field(default_factory=lambda: WholeCheckpointTrainer)
-    """Target class to instantiate."""
-
-    def save_config(self) -> None:
-        """Write config.yml. Data or checkpoints that cannot be used end the process before, with one line and exit code
-        2."""
+    def check(self) -> None:
+        """Refuse data that cannot be used."""
         self.pipeline.datamanager.open_or_exit()  # pyright: ignore[reportAttributeAccessIssue]
-        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
-            _stop(f"--load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt")
-        if self.steps_per_eval_batch:
-            _stop(f"--steps-per-eval-batch {self.steps_per_eval_batch}: expected 0, frames are evaluated whole")
-        super().save_config()
 
 
 class SdfPipeline(Pipeline):
@@ -164,7 +158,7 @@ class SdfPipeline(Pipeline):
         self._take_due_frames()
         if not len(self.mapper.keyframes):
             path, count = self.datamanager.get_datapath(), self._num_skipped()
-            _stop(f"{path}: none of its frames can be used, {count} were skipped")
+            stop(f"{path}: none of its frames can be used, {count} were skipped")
         is_replay = not self.source.is_stream or (self.source.is_over and self.mapper.wants_frame())
         losses = self.mapper.losses(num_recent=0) if is_replay else self.mapper.losses()
         counts = {
@@ -191,7 +185,7 @@ class SdfPipeline(Pipeline):
         try:
             return evaluate(self.model, path, self.source.eval_frames(), self.config.evaluation, output_path, get_std)
         except (SceneError, ValueError) as error:
-            _stop(str(error))
+            stop(str(error))
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """One of the frames that were not trained on, the next one at every call: depth_error and hit_rate of its
@@ -202,7 +196,7 @@ class SdfPipeline(Pipeline):
         assert isinstance(self.model, EUGenIsdfModel)
         frames = list(self.source.eval_frames())
         if not frames:
-            _stop(f"{self.datamanager.get_datapath()}: has no frame for evaluation, expected --steps-per-eval-image 0")
+            stop(f"{self.datamanager.get_datapath()}: has no frame for evaluation, expected --steps-per-eval-image 0")
         frame = frame_to(frames[self._num_images_shown % len(frames)], self.model.device)
         self._num_images_shown += 1
         trace = partial(trace_rays, self.model.query(), config=self.model.config.trace)
@@ -231,14 +225,10 @@ class SdfPipeline(Pipeline):
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Go on from a checkpoint; strict. One of another model ends the process with one line and exit code 2."""
-        prefix = "_model."
-        weights = {key.removeprefix(prefix): value for key, value in loaded_state.items() if key.startswith(prefix)}
-        try:
-            self.model.load_state_dict(weights)
-            progress = unpack_progress(loaded_state[PROGRESS])
-        except (KeyError, RuntimeError) as error:
-            found = "no progress of a mapper" if isinstance(error, KeyError) else str(error).splitlines()[1].strip()
-            _stop(f"--load-dir: its checkpoint is of another model, expected this one's ({found})")
+        load_weights(self.model, loaded_state)
+        if PROGRESS not in loaded_state:
+            refuse_checkpoint("no progress of a mapper")
+        progress = unpack_progress(loaded_state[PROGRESS])
         self.source.position = progress["position"]
         self._final_steps_left = progress["final_steps_left"]
         self.mapper.load_progress(progress)
@@ -281,9 +271,3 @@ class SdfPipeline(Pipeline):
                     group["lr"] = self._final_rate() * trainer.config.optimizers[name]["optimizer"].lr
         elif self.mapper.keyframes.last_is_keyframe:
             trainer.save_checkpoint(step)
-
-
-def _stop(message: str) -> NoReturn:
-    """End the process, where nerfstudio would end it with a traceback."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(2) from None

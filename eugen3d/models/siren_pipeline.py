@@ -1,16 +1,14 @@
 """The pipeline of eugen-siren: points of one signal, and the losses of its kind."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipelineConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -20,7 +18,7 @@ from eugen3d.datasets.signals import ShapeFormat
 from eugen3d.models.siren import EUGenSirenModel, EUGenSirenModelConfig
 from eugen3d.models.siren_evaluation import SirenEvaluationConfig, evaluate, fitted_images
 from eugen3d.models.siren_losses import ShapeLossConfig, shape_losses, signal_losses
-from eugen3d.models.whole_checkpoints import WholeCheckpointTrainer
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainerConfig, load_weights, stop
 
 
 @dataclass
@@ -42,27 +40,20 @@ class SirenPipelineConfig(VanillaPipelineConfig):
 
 
 @dataclass
-class SirenTrainerConfig(TrainerConfig):
-    """A trainer's settings, which become a run only where there is a signal to fit."""
+class SirenTrainerConfig(WholeCheckpointTrainerConfig):
+    """A trainer's settings; config.yml holds the format of the signal."""
 
-    _target: type = field(default_factory=lambda: WholeCheckpointTrainer)
-    """Target class to instantiate."""
-
-    def save_config(self) -> None:
-        """Write config.yml, the signal's format in it. What cannot be used ends the process before, with one line and
-        exit code 2."""
+    def check(self) -> None:
+        """Refuse what cannot be fitted, and put the signal's format into the model's settings."""
         manager, model = self.pipeline.datamanager, self.pipeline.model
         assert isinstance(manager, SignalDataManagerConfig) and isinstance(model, EUGenSirenModelConfig)
         model.signal = manager.open_or_exit().format
         try:
             model.field_config()
         except ValueError as error:
-            _stop(str(error))
-        if self.load_dir is not None and not any(self.load_dir.glob("step-*.ckpt")):
-            _stop(f"--load-dir {self.load_dir}: has no checkpoint, expected step-*.ckpt")
+            stop(str(error))
         if self.is_viewer_enabled() or self.is_viewer_legacy_enabled():
-            _stop(f"--vis {self.vis}: a signal has no cameras to view it by, expected tensorboard")
-        super().save_config()
+            stop(f"--vis {self.vis}: a signal has no cameras to view it by, expected tensorboard")
 
 
 class SirenPipeline(Pipeline):
@@ -147,12 +138,7 @@ class SirenPipeline(Pipeline):
 
     def load_pipeline(self, loaded_state: Mapping[str, Any], step: int) -> None:
         """Go on from a checkpoint; strict. One of another model ends the process with one line and exit code 2."""
-        prefix = "_model."
-        try:
-            self.model.load_state_dict({key.removeprefix(prefix): value for key, value in loaded_state.items()})
-        except RuntimeError as error:
-            found = str(error).splitlines()[1].strip()
-            _stop(f"--load-dir: its checkpoint is of another model, expected this one's ({found})")
+        load_weights(self.model, loaded_state)
 
     def _set_rate(self, trainer: Any, step: int) -> None:
         total = trainer._start_step + trainer.config.max_num_iterations
@@ -161,9 +147,3 @@ class SirenPipeline(Pipeline):
         for name, optimizer in trainer.optimizers.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = factor * trainer.config.optimizers[name]["optimizer"].lr
-
-
-def _stop(message: str) -> NoReturn:
-    """End the process, where nerfstudio would end it with a traceback."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(2) from None
