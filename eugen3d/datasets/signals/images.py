@@ -116,7 +116,7 @@ def encode_picture(image_format: SignalFormat, stored: np.ndarray) -> bytes:
     elif suffix in (".jpg", ".jpeg"):
         options["quality"] = JPEG_QUALITY
     elif suffix == ".webp":
-        options["lossless"] = image_format.encoding == "lossless"
+        options["lossless"] = options["exact"] = image_format.encoding == "lossless"  # exact: also where alpha is 0
     return iio.imwrite("<bytes>", pixels[..., 0] if channels == 1 else pixels, extension=suffix, **options)
 
 

@@ -19,8 +19,8 @@ RNG = np.random.default_rng(5)
 
 
 def pixels(dtype: str, channels: int, size: tuple[int, int] = (7, 5)) -> np.ndarray:
-    stored = RNG.integers(0, np.iinfo(dtype).max, (*size, channels), endpoint=True).astype(dtype)
-    stored[0, 0], stored[0, 1] = 0, np.iinfo(dtype).max
+    stored = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*size, channels), endpoint=True).astype(dtype)
+    stored[0, 0], stored[0, 1], stored[-1, -1, -1] = 0, np.iinfo(dtype).max, 0
     return stored
 
 
