@@ -13,9 +13,10 @@ import numpy as np
 
 from eugen3d.cli.formats import number, relative_cells
 from eugen3d.cli.page import measured_on, write_page
-from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.renders import encode_png
+from eugen3d.cli.score_table import html_table, quality_plots
 
+COSTS = (("seconds_per_frame", "seconds per frame"), ("num_parameters", "parameters, folded"))
 ERROR_SCALE = 0.25  # the mean absolute error over the channels that the colour map ends at
 
 
@@ -44,9 +45,9 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         Path(__file__).with_name("report.html"),
         f"{result['scene']}: {', '.join(names[1:])}",
         _conditions(result),
-        table=_table(result),
+        table=html_table(result["runs"], [relative_cells(run, result["runs"][0]) for run in result["runs"]]),
         notes=_notes(result),
-        plots=_plots(result),
+        plots=quality_plots(result["runs"], ("psnr", "PSNR in dB"), COSTS),
         file_options=_options([view.file for view in views], 0),
         left_options=_options(names, 0),
         right_options=_options(names, 1),
@@ -84,17 +85,6 @@ def _conditions(result: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _table(result: dict[str, Any]) -> str:
-    rows, first = [], result["runs"][0]
-    for index, run in enumerate(result["runs"]):
-        name = f'<i class="key series-{index % 8}"></i>{escape(run["name"])}'
-        cells = [f'<th scope="row">{name}<small>{escape(run["method"])}</small></th>']
-        cells += [f"<td>{value}<small>{note}</small></td>" for value, note in relative_cells(run, first).values()]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in ("run", *relative_cells(first, first)))
-    return f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
 def _notes(result: dict[str, Any]) -> str:
     first = escape(result["runs"][0]["name"])
     notes = [
@@ -108,19 +98,6 @@ def _notes(result: dict[str, Any]) -> str:
         {f"LPIPS was not measured: {escape(r['lpips_reason'])}." for r in result["runs"] if r["lpips_reason"]}
     )
     return "".join(f"<li>{note}</li>" for note in notes)
-
-
-def _plots(result: dict[str, Any]) -> str:
-    figures = []
-    for key, label in (
-        ("seconds_per_frame", "seconds per frame"),
-        ("num_parameters", "parameters, folded"),
-    ):
-        runs = [(index, run) for index, run in enumerate(result["runs"]) if run["psnr"] is not None]
-        points = [Point(run["name"], run[key], run["psnr"], index) for index, run in runs]
-        if points:
-            figures.append(f"<figure>{scatter(points, label, 'PSNR in dB')}</figure>")
-    return "\n".join(figures)
 
 
 def _view(index: int, view: ReportView, result: dict[str, Any]) -> str:

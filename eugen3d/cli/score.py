@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from eugen3d.cli.formats import relative_cells
 from eugen3d.cli.renders import RenderStore, encode_png, to_bytes
 from eugen3d.cli.report import ReportView, write_report
 from eugen3d.cli.runs import UsageError
+from eugen3d.cli.score_table import terminal_table
 from eugen3d.cli.sdf_comparison import SdfComparison
 from eugen3d.cli.sdf_report import sdf_table, write_sdf_report
 from eugen3d.cli.sdf_runs import is_sdf_run
@@ -118,11 +118,5 @@ def _table(result: dict[str, Any]) -> Table:
     shown = f"{views} {result['split']} view{plural}, {width} x {height}, {result['background_color']}"
     title = f"{result['scene']}: {shown}"
     caption = f"{result['device']}, {result['precision']}; FLOPs per sample; compared with {result['runs'][0]['name']}"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     cells = [relative_cells(run, result["runs"][0]) for run in result["runs"]]
-    table.add_column("run")
-    for heading in cells[0]:
-        table.add_column(heading, justify="right")
-    for run, row in zip(result["runs"], cells, strict=True):
-        table.add_row(run["name"], *("\n".join(filter(None, cell)) for cell in row.values()))
-    return table
+    return terminal_table(result["runs"], cells, title, caption)

@@ -6,13 +6,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eugen3d.cli.formats import Cell, number, sdf_cells
 from eugen3d.cli.page import measured_on, write_page
-from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.report import data_url
+from eugen3d.cli.score_table import html_table, quality_plots, terminal_table
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,7 @@ def sdf_table(result: dict[str, Any]) -> Table:
         f"{result['device']}, {result['precision']}; a query: {result['query_points']:,} distances and gradients; "
         f"compared with {result['runs'][0]['name']}"
     )
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("run")
-    cells = _cells(result)
-    for heading in cells[0]:
-        table.add_column(heading, justify="right")
-    for run, row in zip(result["runs"], cells, strict=True):
-        table.add_row(run["name"], *("\n".join(filter(None, cell)) for cell in row.values()))
-    return table
+    return terminal_table(result["runs"], _cells(result), title, caption)
 
 
 def write_sdf_report(path: Path, result: dict[str, Any], views: Sequence[SdfView]) -> None:
@@ -62,7 +54,7 @@ def write_sdf_report(path: Path, result: dict[str, Any], views: Sequence[SdfView
         Path(__file__).with_name("sdf_report.html"),
         f"{result['scene']}: {', '.join(run['name'] for run in result['runs'])}",
         conditions,
-        table=_html_table(result),
+        table=html_table(result["runs"], _cells(result)),
         notes="".join(f"<li>{note}</li>" for note in _notes(result)),
         plots=_plots(result),
         views="\n".join(_view(view, result) for view in views),
@@ -88,27 +80,11 @@ def _notes(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _html_table(result: dict[str, Any]) -> str:
-    rows, cells = [], _cells(result)
-    for index, (run, own) in enumerate(zip(result["runs"], cells, strict=True)):
-        name = f'<i class="key series-{index % 8}"></i>{escape(run["name"])}'
-        shown = "".join(f"<td>{value}<small>{note}</small></td>" for value, note in own.values())
-        rows.append(f'<tr><th scope="row">{name}<small>{escape(run["method"])}</small></th>{shown}</tr>')
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in ("run", *cells[0]))
-    return f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
 def _plots(result: dict[str, Any]) -> str:
-    key, label = (
-        ("sdf_error", "SDF error in cm") if "sdf_error" in result["runs"][0] else ("depth_error", "depth in cm")
-    )
-    runs = [(index, run) for index, run in enumerate(result["runs"]) if run[key] is not None]
-    figures = []
-    for cost, axis in (("seconds_per_query", "seconds per query"), ("num_parameters", "parameters, folded")):
-        points = [Point(run["name"], run[cost], 100 * run[key], index) for index, run in runs]
-        if points:
-            figures.append(f"<figure>{scatter(points, axis, label)}</figure>")
-    return "\n".join(figures)
+    is_known = "sdf_error" in result["runs"][0]
+    quality = ("sdf_error", "SDF error in cm") if is_known else ("depth_error", "depth in cm")
+    costs = (("seconds_per_query", "seconds per query"), ("num_parameters", "parameters, folded"))
+    return quality_plots(result["runs"], quality, costs, unit=100)
 
 
 def _view(view: SdfView, result: dict[str, Any]) -> str:

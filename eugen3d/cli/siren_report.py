@@ -6,12 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from eugen3d.cli.formats import Cell, si, siren_cells
 from eugen3d.cli.page import measured_on, write_page
-from eugen3d.cli.plots import Point, scatter
+from eugen3d.cli.score_table import html_table, quality_plots, terminal_table
 from eugen3d.cli.siren_exhibits import Exhibit
 
 MEASURES = {
@@ -21,6 +20,7 @@ MEASURES = {
     "shape": ("chamfer_to_diagonal", "chamfer distance, diagonals"),
 }
 """What runs of a kind are plotted by, and how that is called."""
+COSTS = (("seconds_per_decode", "seconds to decode"), ("folded_bytes", "bytes, folded"))
 
 
 def siren_table(result: dict[str, Any]) -> Table:
@@ -30,14 +30,7 @@ def siren_table(result: dict[str, Any]) -> Table:
         f"{result['device']}, {result['precision']}; decoding: {result['decoded_points']:,} points; "
         f"compared with {result['runs'][0]['name']}"
     )
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("run")
-    cells = _cells(result)
-    for heading in cells[0]:
-        table.add_column(heading, justify="right")
-    for run, row in zip(result["runs"], cells, strict=True):
-        table.add_row(run["name"], *("\n".join(filter(None, cell)) for cell in row.values()))
-    return table
+    return terminal_table(result["runs"], _cells(result), title, caption)
 
 
 def write_siren_report(path: Path, result: dict[str, Any], exhibits: Sequence[Exhibit]) -> None:
@@ -59,9 +52,9 @@ def write_siren_report(path: Path, result: dict[str, Any], exhibits: Sequence[Ex
         Path(__file__).with_name("siren_report.html"),
         f"{result['signal']}: {', '.join(run['name'] for run in result['runs'])}",
         conditions,
-        table=_html_table(result),
+        table=html_table(result["runs"], _cells(result)),
         notes="".join(f"<li>{note}</li>" for note in _notes(result)),
-        plots=_plots(result),
+        plots=quality_plots(result["runs"], MEASURES[result["kind"]], COSTS),
         exhibits="".join(map(_figure, exhibits)),
     )
 
@@ -83,27 +76,6 @@ def _notes(result: dict[str, Any]) -> list[str]:
         "are those of the folded network, four bytes each.",
         *([f"LPIPS was not measured: {escape(result['lpips_reason'])}"] if result["lpips_reason"] else []),
     ]
-
-
-def _html_table(result: dict[str, Any]) -> str:
-    rows, cells = [], _cells(result)
-    for index, (run, own) in enumerate(zip(result["runs"], cells, strict=True)):
-        name = f'<i class="key series-{index % 8}"></i>{escape(run["name"])}'
-        figures = "".join(f"<td>{value}<small>{note}</small></td>" for value, note in own.values())
-        rows.append(f'<tr><th scope="row">{name}<small>{escape(run["method"])}</small></th>{figures}</tr>')
-    headings = "".join(f'<th scope="col">{heading}</th>' for heading in ("run", *cells[0]))
-    return f"<table><thead><tr>{headings}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _plots(result: dict[str, Any]) -> str:
-    key, label = MEASURES[result["kind"]]
-    runs = [(index, run) for index, run in enumerate(result["runs"]) if run.get(key) is not None]
-    figures = []
-    for cost, axis in (("seconds_per_decode", "seconds to decode"), ("folded_bytes", "bytes, folded")):
-        points = [Point(run["name"], run[cost], run[key], index) for index, run in runs]
-        if points:
-            figures.append(f"<figure>{scatter(points, axis, label)}</figure>")
-    return "\n".join(figures)
 
 
 def _figure(exhibit: Exhibit) -> str:
