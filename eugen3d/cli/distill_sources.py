@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.engine.trainer import TrainerConfig
@@ -16,6 +17,7 @@ from eugen3d.cli.distill_settings import DistillSettings
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.refinement import refine_student
 from eugen3d.cli.runs import Run
+from eugen3d.cli.sdf_runs import set_up_model
 from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import FieldLoss, Loss, Network, Rows
@@ -69,6 +71,27 @@ class DistillSource(ABC):
     def count_folded(self, model: Model) -> int:
         """Parameters of a model's folded networks."""
         return sum(p.numel() for module in self.folded_of(model).values() for p in dense_parameters(module))
+
+
+class SingleFieldSource(DistillSource):
+    """A run of one field, which depends on no scene and whose rows are drawn once."""
+
+    paths = MappingProxyType({"field": "field"})
+    _rows: dict[str, Rows] | None = None
+
+    def rows(self, needed: int, progress: DistillProgress) -> dict[str, Rows]:
+        if self._rows is None:
+            start = time.perf_counter()
+            self._rows = {"field": self._draw_rows(needed)}
+            progress.seconds["sample"] += time.perf_counter() - start
+        return self._rows
+
+    def make_model(self, config: ModelConfig) -> Model:
+        return set_up_model(config)
+
+    @abstractmethod
+    def _draw_rows(self, needed: int) -> Rows:
+        """This process's rows; those of all processes are the same ones for the same seed."""
 
 
 class NerfSource(DistillSource):

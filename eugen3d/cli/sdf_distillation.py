@@ -5,20 +5,18 @@ a student would not extrapolate as its teacher does, but be off by any amount.
 """
 
 import math
-import time
 from functools import cached_property
-from types import MappingProxyType
 
 import torch
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
-from eugen3d.cli.distill_sources import DistillSource, refuse_flags_of_pictures
+from eugen3d.cli.distill_sources import SingleFieldSource, refuse_flags_of_pictures
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.refinement import polish
-from eugen3d.cli.sdf_runs import load_sdf_run, set_up_model
+from eugen3d.cli.sdf_runs import load_sdf_run
 from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.distill import Network, Rows, SdfLoss
 from eugen3d.layers import fold
@@ -33,14 +31,13 @@ MARGIN = 0.2
 """How far the box reaches beyond what was seen, in metres."""
 
 
-class SdfSource(DistillSource):
+class SdfSource(SingleFieldSource):
     """A trained field of signed distance.
 
     Raises:
         UsageError: the run cannot be loaded, its checkpoint holds no keyframes, or a flag is of no use for it.
     """
 
-    paths = MappingProxyType({"field": "field"})
     make_loss = SdfLoss
 
     def __init__(self, settings: DistillSettings, device: str) -> None:
@@ -51,21 +48,10 @@ class SdfSource(DistillSource):
             raise UsageError(f"{run.checkpoint}: holds no keyframes, expected some: their rays are distilled at")
         self.settings, self.run = settings, run
         self.config, self.checkpoint, self.step, self.model = run.config, run.checkpoint, run.step, run.model
-        self._rows: dict[str, Rows] | None = None
 
     def networks_of(self, model: Model) -> dict[str, Network]:
         assert isinstance(model, EUGenIsdfModel)
         return {"field": Network.trace(model.field, (torch.zeros(1, 3, device=model.device),))}
-
-    def rows(self, needed: int, progress: DistillProgress) -> dict[str, Rows]:
-        if self._rows is None:
-            start = time.perf_counter()
-            self._rows = {"field": self._draw_rows(needed)}
-            progress.seconds["sample"] += time.perf_counter() - start
-        return self._rows
-
-    def make_model(self, config: ModelConfig) -> Model:
-        return set_up_model(config)
 
     def folded_of(self, model: Model) -> dict[str, nn.Module]:
         assert isinstance(model, EUGenIsdfModel)

@@ -140,18 +140,22 @@ class SirenComparison:
             advance()
         return times
 
+    @property
+    def _has_pictures(self) -> bool:
+        return isinstance(self.signal, SampledSignal) and self.signal.format.kind != "sound"
+
     def _lpips_of(self, run: SirenRun) -> dict[str, float | None]:
         """LPIPS of an image, or of a video's first frame; None where there is no backbone."""
-        images = fitted_images(run.model, self.signal)
-        if not images:
+        if not self._has_pictures:
             return {}
         if self.lpips is None:
             return {"lpips": None}
+        images = fitted_images(run.model, self.signal)
         fitted, file = (images[name].to(self.settings.device) for name in ("fitted", "file"))
         return {"lpips": float(self.lpips(fitted, file))}
 
     def _load_lpips(self) -> tuple[LpipsMetric | None, str | None]:
-        if not isinstance(self.signal, SampledSignal) or self.signal.format.kind == "sound":
+        if not self._has_pictures:
             return None, None
         try:
             metric = load_lpips(self.settings.lpips_net, self.settings.lpips_backbone).to(self.settings.device)
@@ -159,6 +163,7 @@ class SirenComparison:
             if self.settings.lpips_backbone:
                 raise UsageError(f"--lpips-backbone {error}") from None
             return None, str(error)
+        assert isinstance(self.signal, SampledSignal)
         if min(self.signal.format.size[-2:]) < metric.min_side:
             return None, f"the pictures are under {metric.min_side} pixels a side, too small for its backbone"
         return metric, None

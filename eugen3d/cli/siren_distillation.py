@@ -5,19 +5,16 @@ share lies where the teacher's distance is small.
 """
 
 import math
-import time
-from types import MappingProxyType
 
 import torch
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from torch import Tensor, nn
 
 from eugen3d.cli.distill_progress import DistillProgress
 from eugen3d.cli.distill_settings import DistillSettings
-from eugen3d.cli.distill_sources import DistillSource, refuse_flags_of_pictures
+from eugen3d.cli.distill_sources import SingleFieldSource, refuse_flags_of_pictures
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.refinement import polish
-from eugen3d.cli.sdf_runs import set_up_model
 from eugen3d.cli.siren_runs import load_siren_run
 from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.datasets.signals import ShapeFormat, grid_points
@@ -31,14 +28,12 @@ CANDIDATES = 4
 """Points of the cube of which the one that is nearest to a shape's surface is taken, for rows near it."""
 
 
-class SirenSource(DistillSource):
+class SirenSource(SingleFieldSource):
     """A fitted signal.
 
     Raises:
         UsageError: the run cannot be loaded, or a flag is of no use for it.
     """
-
-    paths = MappingProxyType({"field": "field"})
 
     def __init__(self, settings: DistillSettings, device: str) -> None:
         refuse_flags_of_pictures(settings, ("max_rows", "weighted_fraction"), "whose rows are points of its signal")
@@ -46,22 +41,11 @@ class SirenSource(DistillSource):
         self.settings, self.run = settings, run
         self.config, self.checkpoint, self.step, self.model = run.config, run.checkpoint, run.step, run.model
         self.make_loss = SdfLoss if isinstance(run.signal, ShapeFormat) else ValueLoss
-        self._rows: dict[str, Rows] | None = None
 
     def networks_of(self, model: Model) -> dict[str, Network]:
         assert isinstance(model, EUGenSirenModel)
         in_dim = model.field.config.in_dim
         return {"field": Network.trace(model.field, (torch.zeros(1, in_dim, device=model.device),))}
-
-    def rows(self, needed: int, progress: DistillProgress) -> dict[str, Rows]:
-        if self._rows is None:
-            start = time.perf_counter()
-            self._rows = {"field": self._draw_rows(needed)}
-            progress.seconds["sample"] += time.perf_counter() - start
-        return self._rows
-
-    def make_model(self, config: ModelConfig) -> Model:
-        return set_up_model(config)
 
     def folded_of(self, model: Model) -> dict[str, nn.Module]:
         assert isinstance(model, EUGenSirenModel)
