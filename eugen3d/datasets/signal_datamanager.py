@@ -15,6 +15,10 @@ from eugen3d.datasets.signals import SampledSignal, ShapeSignal, grid_coordinate
 from eugen3d.datasets.signals.differences import Supervision, targets_of
 
 
+POINTS_AROUND = 1 << 18
+"""Points of the cube around a shape that the steps draw from."""
+
+
 class SignalBatch(NamedTuple):
     """Points of a signal."""
 
@@ -23,6 +27,8 @@ class SignalBatch(NamedTuple):
     targets: Tensor
     """Of an image, a sound or a video: what is supervised at these points, (n, channels), of a gradient (n, d,
     channels). Of a shape: the normals (m, 3) of the first m points, which are on the surface; the others are not."""
+    signs: Tensor | None = None
+    """Of a closed mesh: (n - m,), -1 for those others that are in it, 1 for those outside."""
 
 
 @dataclass
@@ -83,14 +89,20 @@ class SignalDataManager(DataManager):
         if isinstance(self.signal, SampledSignal):
             self._targets = targets_of(self.signal.values, config.supervision).to(device)
 
+        if isinstance(self.signal, ShapeSignal):
+            generator = torch.Generator().manual_seed(config.seed)
+            self._around, self._signs = self.signal.draw_around(POINTS_AROUND, generator)
+
     def next_batch(self, step: int) -> SignalBatch:
         """The points of a training step."""
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step)
         if isinstance(self.signal, ShapeSignal):
             on_surface = self.config.num_points // 2
             points, normals = self.signal.draw(on_surface, generator)
-            others = 2 * torch.rand(self.config.num_points - on_surface, 3, generator=generator) - 1
-            return SignalBatch(torch.cat([points, others]).to(self.device), normals.to(self.device))
+            chosen = torch.randint(len(self._around), (self.config.num_points - on_surface,), generator=generator)
+            signs = None if self._signs is None else self._signs[chosen].to(self.device)
+            coordinates = torch.cat([points, self._around[chosen]]).to(self.device)
+            return SignalBatch(coordinates, normals.to(self.device), signs)
         assert self.signal is not None and self._targets is not None
         size, total = self.signal.format.size, len(self._targets)
         if total <= self.config.num_points:

@@ -16,7 +16,8 @@ class ShapeLossConfig:
     surface_mult: float = 3e3
     """Of |s| at points of the surface."""
     off_surface_mult: float = 1e2
-    """Of exp(-α |s|) at other points, which keeps the zero level off them."""
+    """Of exp(-α |s|) at other points, which keeps the zero level off them. Where their sign is known and s has the
+    other one it is 1 + α |s|, which goes on as smoothly: exp(-α |s|) alone would hold the wrong sign in its place."""
     off_surface_decay: float = 1e2
     """α, per unit of the cube that holds the shape."""
     normal_mult: float = 1e2
@@ -45,16 +46,21 @@ def signal_losses(field: nn.Module, batch: SignalBatch, supervision: Supervision
 
 
 def shape_losses(field: nn.Module, batch: SignalBatch, config: ShapeLossConfig) -> dict[str, Tensor]:
-    """The losses of a signed distance s whose zero level is a surface (Sitzmann et al. 2020, eq. 6)."""
+    """The losses of a signed distance s whose zero level is a surface (Sitzmann et al. 2020, eq. 6).
+
+    Theirs know nothing of the sign of other points, so that levels of zero stay where none should be; see
+    `ShapeLossConfig.off_surface_mult` for what is done where it is known.
+    """
     x = batch.coordinates.detach().requires_grad_()
     distance = field(x)[:, 0]
     gradient = _derivative(distance, x)
     count = len(batch.targets)
+    away = config.off_surface_decay * (distance[count:].abs() if batch.signs is None else distance[count:] * batch.signs)
+    off_surface = torch.where(away < 0, 1 - away, torch.exp(-away.clamp_min(0.0)))
     cosine = torch.nn.functional.cosine_similarity(gradient[:count], batch.targets, dim=-1)
     return {
         "surface_loss": config.surface_mult * distance[:count].abs().mean(),
-        "off_surface_loss": config.off_surface_mult
-        * torch.exp(-config.off_surface_decay * distance[count:].abs()).mean(),
+        "off_surface_loss": config.off_surface_mult * off_surface.mean(),
         "normal_loss": config.normal_mult * (1 - cosine).mean(),
         "eikonal_loss": config.eikonal_mult * (gradient.norm(dim=-1) - 1).abs().mean(),
     }

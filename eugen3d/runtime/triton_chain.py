@@ -4,8 +4,9 @@ import contextlib
 import importlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class TritonUnavailable(RuntimeError):  # noqa: N818 (as NativeUnavailable)
     """Triton cannot be had here, or cannot evaluate this module; the message says why, in one line."""
 
 
-class KernelStep(NamedTuple):
+@dataclass(frozen=True)
+class KernelStep:
     """What the kernel knows of a step when it is compiled; offsets count elements of the packed buffers."""
 
     concatenates: bool
@@ -177,7 +179,7 @@ class _Packer:
         segments, widest = [self.in_features], 0
         for index, module in enumerate(maps):
             if (phi := activation_of(module)) is not None:
-                self.steps[-1] = self.steps[-1]._replace(activation=phi)
+                self.steps[-1] = replace(self.steps[-1], activation=phi)
                 continue
             seen = [self.in_features, *segments] if index in concatenates else segments
             if (inputs := shapes[len(self.steps)][1]) != sum(seen):
@@ -185,7 +187,7 @@ class _Packer:
             self._add(module, seen, index in concatenates)
             segments = [module.num_features] * module.order if is_features(module) else [shapes[len(self.steps) - 1][0]]
             widest = max(widest, len(self._cut(seen)) + self.steps[-1].num_projection_tiles)
-        self.steps[-1] = self.steps[-1]._replace(is_last=True)
+        self.steps[-1] = replace(self.steps[-1], is_last=True)
         rows = REGISTER_VALUES[dtype] // (widest * self.tile)
         self.program_rows = min(max(1 << rows.bit_length() >> 1, MIN_ROWS), MAX_ROWS)
 
@@ -209,9 +211,10 @@ class _Packer:
             activation=module.phi if is_features(module) else "identity",
         )
         if is_features(module) and module.norm_weight is not None:
-            step = step._replace(norm="input", norm_weight=self._pack_vector(module.norm_weight, rows))
+            step = replace(step, norm="input", norm_weight=self._pack_vector(module.norm_weight, rows))
             if (factor := module.norm_factor) is not None:
-                step = step._replace(
+                step = replace(
+                    step,
                     norm="factor",
                     factor_matrix=self._pack_matrix(factor.weight, [factor.out_features], seen),
                     factor_offset=self._pack_vector(factor.bias, [factor.out_features]),

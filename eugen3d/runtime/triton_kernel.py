@@ -77,34 +77,34 @@ def _activate(u, ACTIVATION: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _step(tiles, weights, vectors, STEP: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
-          WIDENS: tl.constexpr):  # fmt: skip
-    """The tiles of Φ(products(W h + b + ‖F h + f‖ n)) for the tiles of h."""
+def _step(tiles, weights, vectors, STEPS: tl.constexpr, STEP: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+          PRECISION: tl.constexpr, WIDENS: tl.constexpr):  # fmt: skip
+    """Step number STEP: the tiles of Φ(products(W h + b + ‖F h + f‖ n)) for the tiles of h."""
     columns = tl.arange(0, TILE)
-    if STEP.norm == "input":
+    if STEPS[STEP].norm == "input":
         norm = _norm(tiles, ROWS)
-    elif STEP.norm == "factor":
+    elif STEPS[STEP].norm == "factor":
         factor = ()
-        for i in tl.static_range(STEP.num_factor_tiles):
-            factor = factor + (_project(tiles, weights, vectors, STEP.factor_matrix, STEP.factor_offset, i,
+        for i in tl.static_range(tl.constexpr(STEPS[STEP].num_factor_tiles)):
+            factor = factor + (_project(tiles, weights, vectors, STEPS[STEP].factor_matrix, STEPS[STEP].factor_offset, i,
                                         ROWS, TILE, PRECISION, WIDENS),)  # fmt: skip
         norm = _norm(factor, ROWS)
     projections = ()
-    for i in tl.static_range(STEP.num_projection_tiles):
-        u = _project(tiles, weights, vectors, STEP.matrix, STEP.bias, i, ROWS, TILE, PRECISION, WIDENS)
-        if STEP.norm != "none":
-            weight = tl.load(vectors + STEP.norm_weight + i * TILE + columns)
+    for i in tl.static_range(tl.constexpr(STEPS[STEP].num_projection_tiles)):
+        u = _project(tiles, weights, vectors, STEPS[STEP].matrix, STEPS[STEP].bias, i, ROWS, TILE, PRECISION, WIDENS)
+        if STEPS[STEP].norm != "none":
+            weight = tl.load(vectors + STEPS[STEP].norm_weight + i * TILE + columns)
             u += norm[:, None] * weight[None, :]
         projections = projections + (u,)
     outputs = ()
-    for i in tl.static_range(len(STEP.products)):
-        product = projections[STEP.products[i][0]]
-        for j in tl.static_range(1, len(STEP.products[i])):
-            product = product * projections[STEP.products[i][j]]
-        product = _activate(product, STEP.activation)
-        if STEP.widths[i] < TILE:  # what is beyond counts in no norm
-            product = tl.where((columns < STEP.widths[i])[None, :], product, 0.0)
-        outputs = outputs + ((product if STEP.is_last else product.to(weights.dtype.element_ty)),)
+    for i in tl.static_range(tl.constexpr(len(STEPS[STEP].products))):
+        product = projections[STEPS[STEP].products[i][0]]
+        for j in tl.static_range(1, tl.constexpr(len(STEPS[STEP].products[i]))):
+            product = product * projections[STEPS[STEP].products[i][j]]
+        product = _activate(product, tl.constexpr(STEPS[STEP].activation))
+        if STEPS[STEP].widths[i] < TILE:  # what is beyond counts in no norm
+            product = tl.where((columns < STEPS[STEP].widths[i])[None, :], product, 0.0)
+        outputs = outputs + ((product if STEPS[STEP].is_last else product.to(weights.dtype.element_ty)),)
     return outputs
 
 
@@ -138,7 +138,7 @@ def chain_kernel(x, y, weights, vectors, num_rows, IN_FEATURES: tl.constexpr, OU
     for s in tl.static_range(len(STEPS)):
         if STEPS[s].concatenates:
             tiles = inputs + tiles
-        tiles = _step(tiles, weights, vectors, STEPS[s], ROWS, TILE, PRECISION, WIDENS)
+        tiles = _step(tiles, weights, vectors, STEPS, s, ROWS, TILE, PRECISION, WIDENS)
     offset = 0
     for i in tl.static_range(len(tiles)):
         width = STEPS[len(STEPS) - 1].widths[i]

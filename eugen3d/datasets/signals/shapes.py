@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import igl
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,6 +51,20 @@ class ShapeSignal:
         u, v = torch.rand(2, count, 1, generator=generator, device=device)
         u, v = torch.where(u + v > 1.0, 1.0 - u, u), torch.where(u + v > 1.0, 1.0 - v, v)
         return a + u * (b - a) + v * (c - a), normals[index]
+
+    def draw_around(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """Draw points (count, 3) uniformly in the cube, and signs (count,): -1 in a closed mesh, 1 outside of it.
+
+        The signs of anything else are None. They are those of the winding number (Jacobson et al. 2013), approximated
+        as Barill et al. (2018) do.
+        """
+        device = self.points.device
+        points = 2 * torch.rand(count, 3, generator=generator, device=device) - 1
+        if not self.format.is_closed or self.vertices is None or self.faces is None:
+            return points, None
+        arrays = (tensor.cpu().numpy() for tensor in (self.vertices.double(), self.faces, points.double()))
+        winding = torch.from_numpy(np.array(igl.fast_winding_number(*arrays)))
+        return points, torch.where(winding > 0.5, -1.0, 1.0).to(points)
 
     @cached_property
     def _crosses(self) -> Tensor:
