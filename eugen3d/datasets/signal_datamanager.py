@@ -14,7 +14,6 @@ from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.signals import SampledSignal, ShapeSignal, grid_coordinates, grid_points, open_signal
 from eugen3d.datasets.signals.differences import Supervision, targets_of
 
-
 POINTS_AROUND = 1 << 18
 """Points of the cube around a shape that the steps draw from."""
 

@@ -55,7 +55,9 @@ def shape_losses(field: nn.Module, batch: SignalBatch, config: ShapeLossConfig) 
     distance = field(x)[:, 0]
     gradient = _derivative(distance, x)
     count = len(batch.targets)
-    away = config.off_surface_decay * (distance[count:].abs() if batch.signs is None else distance[count:] * batch.signs)
+    away = config.off_surface_decay * (
+        distance[count:].abs() if batch.signs is None else distance[count:] * batch.signs
+    )
     off_surface = torch.where(away < 0, 1 - away, torch.exp(-away.clamp_min(0.0)))
     cosine = torch.nn.functional.cosine_similarity(gradient[:count], batch.targets, dim=-1)
     return {

@@ -86,8 +86,9 @@ def _step(tiles, weights, vectors, STEPS: tl.constexpr, STEP: tl.constexpr, ROWS
     elif STEPS[STEP].norm == "factor":
         factor = ()
         for i in tl.static_range(tl.constexpr(STEPS[STEP].num_factor_tiles)):
-            factor = factor + (_project(tiles, weights, vectors, STEPS[STEP].factor_matrix, STEPS[STEP].factor_offset, i,
-                                        ROWS, TILE, PRECISION, WIDENS),)  # fmt: skip
+            u = _project(tiles, weights, vectors, STEPS[STEP].factor_matrix, STEPS[STEP].factor_offset, i, ROWS, TILE,
+                         PRECISION, WIDENS)  # fmt: skip
+            factor = factor + (u,)
         norm = _norm(factor, ROWS)
     projections = ()
     for i in tl.static_range(tl.constexpr(STEPS[STEP].num_projection_tiles)):
