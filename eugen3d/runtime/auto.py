@@ -56,7 +56,6 @@ class AutoModule(nn.Module):
         # Not submodules: their parameters are those of `module`, and would stand in the state dict again.
         self.__dict__["_built"] = {}
 
-    @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Outputs:
         return self._backend(self.choice(*inputs))(*inputs)
 

@@ -41,6 +41,8 @@ def build(
             They agree to rounding: relative errors of 1e-4 in float32, 2e-2 in bfloat16; on a GPU where torch is
             allowed TF32, 5e-3 in float32; by tcnn, which knows float16 alone, 1e-2. For native, triton and tcnn a
             module whose data flow is its own joins its chains first, by its method `join_()`.
+            Inputs that require gradients get them, first, second and beyond: those of the folded module, in its own
+            precision, whichever backend computes the values.
         tile_rows: rows per tile; by default what suits the device.
         dtype: precision of the chains of dense layers, torch.float32 or torch.bfloat16; by default as they are. The
             chains' parameters and what flows inside them are cast; what enters and leaves them, encodings,
@@ -97,7 +99,8 @@ def _build_one(folded: nn.Module, backend: Backend, tile_rows: int | None, dtype
         module = _with_tcnn(module, dtype)
     elif dtype is not None:
         module = replace_chains(module, lambda chain: CastChain(chain, dtype))
-    return TiledModule(module, tile_backend, tile_rows)
+    has_torchs_derivatives = backend in ("eager", "compiled")
+    return TiledModule(module, tile_backend, tile_rows, None if has_torchs_derivatives else folded)
 
 
 def _with_tcnn(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:

@@ -10,6 +10,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from eugen3d.runtime.derivatives import differentiable
+
 TileBackend = Literal["eager", "compiled"]
 
 TILE_ROWS = 2048
@@ -17,7 +19,9 @@ GPU_TILE_ROWS = 1 << 18
 
 
 class TiledModule(nn.Module):
-    """A module over rows, evaluated without gradients in tiles.
+    """A module over rows, evaluated in tiles.
+
+    Inputs that require gradients get them, of any order that the reference has; the parameters get none.
 
     Args:
         module: takes tensors whose first axis is the rows and returns a tensor or a tuple of tensors, row by row.
@@ -25,11 +29,19 @@ class TiledModule(nn.Module):
         tile_rows: rows per tile; by default what suits the device, and all rows where the module has `tiles_itself`
             set: it needs no copies put together then. A compiled module sees the last tile padded, so that it is
             compiled for one shape.
+        reference: the same function in operations that torch differentiates, for inputs that require gradients; by
+            default the module.
     """
 
     _call: Callable[..., Tensor | tuple[Tensor, ...]]
 
-    def __init__(self, module: nn.Module, backend: TileBackend = "eager", tile_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        backend: TileBackend = "eager",
+        tile_rows: int | None = None,
+        reference: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if backend not in get_args(TileBackend):
             raise ValueError(
@@ -38,11 +50,17 @@ class TiledModule(nn.Module):
         self.module = module.eval().requires_grad_(False)
         self.tile_rows = tile_rows
         self.is_compiled = backend == "compiled"
+        self.reference = None if reference is None else reference.eval().requires_grad_(False)
         # Not an attribute of the module: it would stand twice in the state dict.
         self.__dict__["_call"] = torch.compile(module, dynamic=False) if self.is_compiled else module
 
-    @torch.no_grad()
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+            return differentiable(self._evaluate, self.reference or self.module, *inputs)
+        return self._evaluate(*inputs)
+
+    @torch.no_grad()
+    def _evaluate(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         rows = len(inputs[0])
         tile_rows = self.tile_rows or (TILE_ROWS if inputs[0].device.type == "cpu" else GPU_TILE_ROWS)
         if rows == 0 or (self.tile_rows is None and getattr(self.module, "tiles_itself", False)):
