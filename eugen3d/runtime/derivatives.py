@@ -13,7 +13,7 @@ Function = Callable[..., Outputs]
 def differentiable(evaluate: Function, reference: Function, *inputs: Tensor) -> Outputs:
     """`evaluate(*inputs)`, differentiated as `reference` is, as often as that can be.
 
-    The reference is run again for the backward pass, once for each, so that the forward pass keeps nothing but the inputs.
+    Every backward pass runs the reference again, so that the forward pass keeps nothing but the inputs.
 
     Args:
         evaluate: computes the outputs, without gradients.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eugen3d.fields import SirenField, SirenFieldConfig
-from eugen3d.layers import EUGenConfig, EUGenLinear, LayerConfig, fold
+from eugen3d.layers import EUGenConfig, LayerConfig, fold
 from eugen3d.layers.jets import Jet, chain_jet
 from eugen3d.runtime import TiledModule, build
 from eugen3d.runtime.machine import why_no_cuda
@@ -91,6 +91,7 @@ def test_they_are_those_of_finite_differences(name: str, backend: Any) -> None:
 
 @pytest.mark.cuda
 @needs_gpu
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("backend", ["eager", "compiled", "triton"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_they_are_on_a_gpu(name: str, backend: Any) -> None:
@@ -105,7 +106,7 @@ def test_they_are_on_a_gpu(name: str, backend: Any) -> None:
 @needs_gpu
 @pytest.mark.skipif(not importlib.util.find_spec("tinycudann"), reason="tiny-cuda-nn is not installed")
 def test_half_precision_values_have_derivatives_of_full_precision() -> None:
-    chain = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), EUGenLinear(32, 2, num_features=8)).cuda()
+    chain = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 2)).cuda()
     x = torch.rand(50, 3, device="cuda")
     values, gradient, _ = derivatives(build(chain, "tcnn"), x)
     expected, expected_gradient, _ = derivatives(chain, x)
