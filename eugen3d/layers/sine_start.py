@@ -193,11 +193,18 @@ def _draw_orthogonal(rows: int, columns: int, generator: torch.Generator | None)
 
 
 def _start_bias(matrix: nn.Linear, spread: float, generator: torch.Generator | None) -> None:
-    """Draw biases of that standard deviation from a normal distribution; if infinite, phases uniform over a period."""
+    """Draw biases of that standard deviation from a normal distribution; if infinite, phases uniform over a period.
+
+    One is drawn of each of as many equal shares of the distribution as there are biases, in random order: so the
+    features' moments are their expectations even where they are few.
+    """
     if matrix.bias is None:
         return
+    count = len(matrix.bias)
+    order = torch.randperm(count, generator=generator)
+    share = (order + torch.rand(count, generator=generator, dtype=torch.float64)) / count
     if math.isinf(spread):
-        drawn = draw_uniform(matrix.bias.shape, math.pi, generator)
+        drawn = math.pi * (2 * share - 1)
     else:
-        drawn = spread * torch.randn(matrix.bias.shape, generator=generator, dtype=torch.float64)
+        drawn = spread * torch.special.ndtri(share)
     matrix.bias.copy_(drawn)

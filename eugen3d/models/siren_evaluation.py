@@ -95,9 +95,12 @@ def values_of(model: Evaluable, size: tuple[int, ...]) -> Tensor:
 
 
 def surface_of(model: Evaluable, resolution: int) -> Triangles:
-    """The zero level of a shape's field by marching cubes, in the cube [-1, 1]^3: vertices (n, 3) and faces (m, 3)."""
+    """The zero level of a shape's field by marching cubes, in the cube [-1, 1]^3: vertices (n, 3) and faces (m, 3).
+
+    What is inside is cut off at the sides of the cube: beyond them the field was never trained.
+    """
     lower, voxel = -np.ones(3), 2.0 / resolution
-    query = _Distances(model)
+    query = _InTheCube(model)
     return march(query, lower, voxel, find_blocks(query, lower, -lower, voxel, math.inf))
 
 
@@ -118,6 +121,14 @@ class _Distances:
 
     def distance(self, points: Tensor) -> Tensor:
         return torch.cat([self.model.values_at(part.to(self.model.device))[:, 0].cpu() for part in points.split(CHUNK)])
+
+
+class _InTheCube(_Distances):
+    """The same, cut off by the cube: the blocks that are marched reach beyond it."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        beyond = points.abs().amax(dim=1).cpu() - 1.0
+        return torch.maximum(super().distance(points), beyond)
 
 
 def _shape_errors(model: Evaluable, signal: ShapeSignal, config: SirenEvaluationConfig) -> dict[str, float | None]:

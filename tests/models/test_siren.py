@@ -136,10 +136,10 @@ def test_a_shape_is_fitted_and_evaluated(tmp_path: Path) -> None:
     losses = train(pipeline, 300, 1e-3)
     after = pipeline.get_average_eval_image_metrics()
     assert losses[-1] < 0.5 * losses[0]
-    assert after["chamfer_to_diagonal"] < 0.05 and after["sign_accuracy"] > 0.9
+    assert after["chamfer_to_diagonal"] < 0.01 and after["sign_accuracy"] > 0.97 and after["iou"] > 0.9
     assert after["chamfer"] == pytest.approx(after["chamfer_to_diagonal"] * 4 * math.sqrt(3), rel=0.02), "world units"
     vertices, _ = surface_of(pipeline.siren, 16)
-    assert np.median(np.linalg.norm(vertices, axis=1)) == pytest.approx(0.9, abs=0.1)
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(0.9, abs=0.1), "nothing beyond the cube, where nothing is trained"
 
 
 class Plane(nn.Module):
