@@ -139,7 +139,9 @@ def test_a_shape_is_fitted_and_evaluated(tmp_path: Path) -> None:
     assert after["chamfer_to_diagonal"] < 0.01 and after["sign_accuracy"] > 0.97 and after["iou"] > 0.9
     assert after["chamfer"] == pytest.approx(after["chamfer_to_diagonal"] * 4 * math.sqrt(3), rel=0.02), "world units"
     vertices, _ = surface_of(pipeline.siren, 16)
-    assert np.linalg.norm(vertices, axis=1) == pytest.approx(0.9, abs=0.1), "nothing beyond the cube, where nothing is trained"
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(0.9, abs=0.1), (
+        "nothing beyond the cube, where nothing is trained"
+    )
 
 
 class Plane(nn.Module):
