@@ -203,8 +203,5 @@ def _start_bias(matrix: nn.Linear, spread: float, generator: torch.Generator | N
     count = len(matrix.bias)
     order = torch.randperm(count, generator=generator)
     share = (order + torch.rand(count, generator=generator, dtype=torch.float64)) / count
-    if math.isinf(spread):
-        drawn = math.pi * (2 * share - 1)
-    else:
-        drawn = spread * torch.special.ndtri(share)
+    drawn = math.pi * (2 * share - 1) if math.isinf(spread) else spread * torch.special.ndtri(share)
     matrix.bias.copy_(drawn)
