@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,19 +89,16 @@ class SignalDataManager(DataManager):
         if isinstance(self.signal, SampledSignal):
             self._targets = targets_of(self.signal.values, config.supervision).to(device)
 
-        if isinstance(self.signal, ShapeSignal):
-            generator = torch.Generator().manual_seed(config.seed)
-            self._around, self._signs = self.signal.draw_around(POINTS_AROUND, generator)
-
     def next_batch(self, step: int) -> SignalBatch:
         """The points of a training step."""
         generator = torch.Generator().manual_seed((self.config.seed << 32) + step)
         if isinstance(self.signal, ShapeSignal):
             on_surface = self.config.num_points // 2
             points, normals = self.signal.draw(on_surface, generator)
-            chosen = torch.randint(len(self._around), (self.config.num_points - on_surface,), generator=generator)
-            signs = None if self._signs is None else self._signs[chosen].to(self.device)
-            coordinates = torch.cat([points, self._around[chosen]]).to(self.device)
+            around, signs = self._around
+            chosen = torch.randint(len(around), (self.config.num_points - on_surface,), generator=generator)
+            signs = None if signs is None else signs[chosen].to(self.device)
+            coordinates = torch.cat([points, around[chosen]]).to(self.device)
             return SignalBatch(coordinates, normals.to(self.device), signs)
         assert self.signal is not None and self._targets is not None
         size, total = self.signal.format.size, len(self._targets)
@@ -108,6 +106,12 @@ class SignalDataManager(DataManager):
             return SignalBatch(grid_coordinates(size, device=self.device), self._targets)
         drawn = torch.randint(total, (self.config.num_points,), generator=generator).to(self.device)
         return SignalBatch(grid_points(size, drawn), self._targets[drawn])
+
+    @cached_property
+    def _around(self) -> tuple[Tensor, Tensor | None]:
+        """Points of the cube around a shape and their signs; only training asks for them."""
+        assert isinstance(self.signal, ShapeSignal)
+        return self.signal.draw_around(POINTS_AROUND, torch.Generator().manual_seed(self.config.seed))
 
     def get_train_rays_per_batch(self) -> int:
         """Points of a step."""

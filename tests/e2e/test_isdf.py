@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,31 +36,6 @@ TINY: dict[str, object] = {
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, command: str, options: dict[str, object]) -> subprocess.Popen[str]:
-    """Start one of the commands in a folder, as a user would."""
-    name, *arguments = command.split()
-    for option, value in options.items():
-        arguments += [option, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    (folder / "bin").mkdir(exist_ok=True)
-    if shutil.which("ffmpeg") is None:  # looked for, but not called, where single images are rendered
-        (folder / "bin" / "ffmpeg").write_text("#!/bin/sh\nexit 1\n")
-        (folder / "bin" / "ffmpeg").chmod(0o755)
-    return subprocess.Popen(
-        [Path(sys.executable).parent / name, *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{os.environ['PATH']}:{folder / 'bin'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output[-4000:]
-    return output
-
-
 def latest(models: Path) -> tuple[int, dict[str, Any]]:
     """The step and the mapper's progress of the latest checkpoint; killed in time, a run has the one before it, too."""
     *_, path = sorted(models.glob("*"))
@@ -73,7 +44,7 @@ def latest(models: Path) -> tuple[int, dict[str, Any]]:
     return state["step"], progress
 
 
-def test_a_stream_that_is_killed_goes_on(wall_sequence: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_stream_that_is_killed_goes_on(start, finish, wall_sequence: Callable[..., Path], tmp_path: Path) -> None:
     data = wall_sequence(NUM_FRAMES)
     (data / "depth013.png").unlink()
     models = tmp_path / "outputs" / "tiny" / "eugen-isdf-small" / "run" / "nerfstudio_models"
@@ -125,7 +96,7 @@ def test_a_stream_that_is_killed_goes_on(wall_sequence: Callable[..., Path], tmp
     assert abs(mesh.vertices[:, 2] + 2).mean() < 0.3
 
 
-def test_data_that_are_not_there_end_training_before_it_leaves_anything(tmp_path: Path) -> None:
+def test_data_that_are_not_there_end_training_before_it_leaves_anything(start, tmp_path: Path) -> None:
     process = start(tmp_path, "ns-train eugen-isdf-small", TINY | {"--data": "gone"})
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 2 and "Traceback" not in output

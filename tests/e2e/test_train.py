@@ -1,11 +1,9 @@
 """The real commands on the embedded scene: train, evaluate, render, export."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -31,28 +29,7 @@ pytestmark = [
 ]
 
 
-def run(folder: Path, command: str, options: Mapping[str, object]) -> None:
-    """Run one of nerfstudio's commands, with its subcommand if it has one, in a folder, as a user would."""
-    name, *arguments = command.split()
-    for option, value in options.items():
-        arguments += [option, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    (folder / "bin").mkdir(exist_ok=True)
-    if shutil.which("ffmpeg") is None:  # looked for, but not called, where single images are rendered
-        (folder / "bin" / "ffmpeg").write_text("#!/bin/sh\nexit 1\n")
-        (folder / "bin" / "ffmpeg").chmod(0o755)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{os.environ['PATH']}:{folder / 'bin'}"}
-    finished = subprocess.run(
-        [Path(sys.executable).parent / name, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
-
-
-def train(folder: Path, name: str, seed: int) -> Path:
+def train(run: Callable[..., str], folder: Path, name: str, seed: int) -> Path:
     """Train for three steps; the run's folder."""
     options = {
         "--data": SCENE,
@@ -79,12 +56,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path) -> Path:
-    return train(folder, "first", seed=1)
+def trained(run, folder: Path) -> Path:
+    return train(run, folder, "first", seed=1)
 
 
-def test_the_same_seed_writes_the_same_checkpoint(folder: Path, trained: Path) -> None:
-    first, again = weights(trained), weights(train(folder, "again", seed=1))
+def test_the_same_seed_writes_the_same_checkpoint(run, folder: Path, trained: Path) -> None:
+    first, again = weights(trained), weights(train(run, folder, "again", seed=1))
     assert first.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     readouts = [value for name, value in first.items() if name.endswith("readout.bias")]
@@ -92,7 +69,7 @@ def test_the_same_seed_writes_the_same_checkpoint(folder: Path, trained: Path) -
     assert list(trained.glob("events.out.tfevents.*"))
 
 
-def test_evaluation_writes_finite_metrics(folder: Path, trained: Path) -> None:
+def test_evaluation_writes_finite_metrics(run, folder: Path, trained: Path) -> None:
     output = folder / "metrics.json"
     run(folder, "ns-eval", {"--load-config": trained / "config.yml", "--output-path": output})
     results = json.loads(output.read_text())["results"]
@@ -100,7 +77,7 @@ def test_evaluation_writes_finite_metrics(folder: Path, trained: Path) -> None:
     assert 0 < results["ssim"] < 1
 
 
-def test_a_split_renders_to_images(folder: Path, trained: Path) -> None:
+def test_a_split_renders_to_images(run, folder: Path, trained: Path) -> None:
     output = folder / "renders"
     options = {"--load-config": trained / "config.yml", "--output-path": output}
     options |= {"--split": "val", "--rendered-output-names": "rgb", "--image-format": "png"}
@@ -112,7 +89,7 @@ def test_a_split_renders_to_images(folder: Path, trained: Path) -> None:
     assert not np.array_equal(images[0], images[1])
 
 
-def test_a_camera_path_renders_to_images(folder: Path, trained: Path) -> None:
+def test_a_camera_path_renders_to_images(run, folder: Path, trained: Path) -> None:
     poses = [frame["transform_matrix"] for frame in json.loads((SCENE / "transforms_test.json").read_text())["frames"]]
     path = {
         "camera_type": "perspective",
@@ -129,7 +106,7 @@ def test_a_camera_path_renders_to_images(folder: Path, trained: Path) -> None:
     assert [iio.imread(image).shape for image in sorted(output.rglob("*.png"))] == [(16, 24, 3)] * 2
 
 
-def test_a_point_cloud_is_exported(folder: Path, trained: Path) -> None:
+def test_a_point_cloud_is_exported(run, folder: Path, trained: Path) -> None:
     loaded = subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, text=True)
     if loaded.returncode:
         pytest.skip(f"needs Open3D: {loaded.stderr.strip().splitlines()[-1]}")

@@ -114,6 +114,18 @@ def test_booleans_are_spelled_as_the_commands_do(write: Write) -> None:
     assert off[1].command[-1] == "--no-use-norm"
 
 
+def test_a_mapping_takes_what_another_has(tmp_path: Path, write: Write) -> None:
+    text = write(experiment({"dense": DENSE})).read_text() + (
+        "  first: {train: eugen-nerf-small, flags: &shared {max-num-iterations: 4, pipeline.model.far-plane: 3}}\n"
+        "  second: {train: eugen-nerf-small, flags: {<<: *shared, pipeline.model.far-plane: 9}}\n"
+    )
+    path = tmp_path / "merged.yaml"
+    path.write_text(text)
+    *_, first, second = jobs_of(path)
+    assert " ".join(first.command).endswith("--max-num-iterations 4 --pipeline.model.far-plane 3")
+    assert " ".join(second.command).endswith("--max-num-iterations 4 --pipeline.model.far-plane 9")
+
+
 STUDENT = {"distill": "dense"}
 PLAN = {"plan": "dense", "flags": {"max-flops": "0.5x"}}
 
