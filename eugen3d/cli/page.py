@@ -1,6 +1,6 @@
 """The frame of every HTML page: title, style and conditions; a page needs no other file and no network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -22,6 +22,11 @@ def write_page(path: Path, body: Path, title: str, conditions: Mapping[str, str]
     frame = {"style": style(), "title": escape(title), "conditions": "\n".join(listed)}
     content = _template(body).substitute(parts)
     write_whole(path, _template(Path(__file__).with_name("page.html")).substitute(frame, body=content))
+
+
+def title_of(subject: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The title of a page on runs: their names, where these are few."""
+    return f"{subject}: {', '.join(run['name'] for run in runs) if len(runs) <= 6 else f'{len(runs)} runs'}"
 
 
 def measured_on(result: Mapping[str, Any]) -> dict[str, str]:

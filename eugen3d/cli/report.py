@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from eugen3d.cli.formats import number, relative_cells
-from eugen3d.cli.page import measured_on, write_page
+from eugen3d.cli.page import measured_on, title_of, write_page
 from eugen3d.cli.renders import encode_png
 from eugen3d.cli.score_table import html_table, quality_plots
 
@@ -43,7 +43,7 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
     write_page(
         path,
         Path(__file__).with_name("report.html"),
-        f"{result['scene']}: {', '.join(names[1:])}",
+        title_of(result["scene"], result["runs"]),
         _conditions(result),
         table=html_table(result["runs"], [relative_cells(run, result["runs"][0]) for run in result["runs"]]),
         notes=_notes(result),

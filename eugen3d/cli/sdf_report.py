@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from eugen3d.cli.formats import Cell, number, sdf_cells
-from eugen3d.cli.page import measured_on, write_page
+from eugen3d.cli.page import measured_on, title_of, write_page
 from eugen3d.cli.report import data_url
 from eugen3d.cli.score_table import html_table, quality_plots, terminal_table
 
@@ -52,7 +52,7 @@ def write_sdf_report(path: Path, result: dict[str, Any], views: Sequence[SdfView
     write_page(
         path,
         Path(__file__).with_name("sdf_report.html"),
-        f"{result['scene']}: {', '.join(run['name'] for run in result['runs'])}",
+        title_of(result["scene"], result["runs"]),
         conditions,
         table=html_table(result["runs"], _cells(result)),
         notes="".join(f"<li>{note}</li>" for note in _notes(result)),

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from eugen3d.cli.formats import Cell, si, siren_cells
-from eugen3d.cli.page import measured_on, write_page
+from eugen3d.cli.page import measured_on, title_of, write_page
 from eugen3d.cli.score_table import html_table, quality_plots, terminal_table
 from eugen3d.cli.siren_exhibits import Exhibit
 
@@ -50,7 +50,7 @@ def write_siren_report(path: Path, result: dict[str, Any], exhibits: Sequence[Ex
     write_page(
         path,
         Path(__file__).with_name("siren_report.html"),
-        f"{result['signal']}: {', '.join(run['name'] for run in result['runs'])}",
+        title_of(result["signal"], result["runs"]),
         conditions,
         table=html_table(result["runs"], _cells(result)),
         notes="".join(f"<li>{note}</li>" for note in _notes(result)),

@@ -22,24 +22,19 @@ CHUNK = 1 << 16
 
 def shape_metrics(
     mesh: TriangleMesh, truth: TriangleMesh, *, num_samples: int = 100_000, seed: int = 0
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """Compare a mesh with the true one.
 
     - chamfer: the mean distance from points of the mesh to the truth, and that from the truth to the mesh; their mean.
     - chamfer_to_diagonal: chamfer in diagonals of the truth's bounding box.
     - normal_consistency: the mean |n·n'| of the normal n at a point of one mesh and n' of the face of the other that is
       closest to it (Mescheder et al. 2019, "Occupancy networks"), averaged over both ways; 1 where all are parallel.
-    - iou: volume of the intersection over that of the union, estimated from the signs at uniform points of the
-      bounding box of both meshes, enlarged by 10 %; None unless both meshes are closed.
 
     Args:
         mesh: what was found.
         truth: what should have been.
         num_samples: points drawn on each mesh, and in the box.
         seed: of the draws.
-
-    Raises:
-        ValueError: a closed mesh is turned inside out.
     """
     to_truth, forth = _distance_and_consistency(mesh, truth, num_samples, seed)
     to_mesh, back = _distance_and_consistency(truth, mesh, num_samples, seed)
@@ -48,12 +43,16 @@ def shape_metrics(
         "chamfer": chamfer,
         "chamfer_to_diagonal": chamfer / float(np.linalg.norm(np.ptp(truth.vertices, axis=0))),
         "normal_consistency": 0.5 * (forth + back),
-        "iou": _iou(mesh, truth, num_samples, seed) if mesh.is_closed and truth.is_closed else None,
     }
 
 
-def sign_accuracy(field: Field, truth: TriangleMesh, *, num_samples: int = 100_000, seed: int = 0) -> float:
-    """The share of uniform points of the truth's bounding box, enlarged by 10 %, at which a field's sign is right.
+def solid_metrics(
+    field: Field, truth: TriangleMesh, *, num_samples: int = 100_000, seed: int = 0
+) -> dict[str, float | None]:
+    """Compare the signs of a field with a closed mesh, at uniform points of its bounding box enlarged by 10 %.
+
+    - iou: volume of the intersection over that of the union; None where neither holds a point.
+    - sign_accuracy: the share of the points at which the sign is right.
 
     Args:
         field: what is judged; it is called with float32 on the CPU, without gradients being recorded.
@@ -64,10 +63,17 @@ def sign_accuracy(field: Field, truth: TriangleMesh, *, num_samples: int = 100_0
     Raises:
         ValueError: the truth is closed and turned inside out.
     """
-    points = _box_points(truth.vertices, num_samples, seed).float()
+    lower, upper = truth.vertices.min(axis=0), truth.vertices.max(axis=0)
+    offset = np.random.default_rng(seed).random((num_samples, 3)) - 0.5
+    points = torch.from_numpy(0.5 * (lower + upper) + ENLARGEMENT * (upper - lower) * offset)
     with torch.no_grad():
-        values = torch.cat([field(piece).reshape(-1).cpu() for piece in points.split(CHUNK)])
-    return float(((values < 0.0) == truth.contains(points)).double().mean())
+        values = torch.cat([field(piece).reshape(-1).cpu() for piece in points.float().split(CHUNK)])
+    found, true = values < 0.0, truth.contains(points)
+    union = int((found | true).sum())
+    return {
+        "iou": int((found & true).sum()) / union if union else None,
+        "sign_accuracy": float((found == true).double().mean()),
+    }
 
 
 def _distance_and_consistency(source: TriangleMesh, target: TriangleMesh, count: int, seed: int) -> tuple[float, float]:
@@ -75,16 +81,3 @@ def _distance_and_consistency(source: TriangleMesh, target: TriangleMesh, count:
     distance, _, closest = target.closest(points)
     cosine = np.sum(source.normals[faces.numpy()] * target.normals[closest.numpy()], axis=1)
     return float(distance.mean()), float(np.abs(cosine).mean())
-
-
-def _iou(mesh: TriangleMesh, truth: TriangleMesh, count: int, seed: int) -> float | None:
-    points = _box_points(np.concatenate([mesh.vertices, truth.vertices]), count, seed)
-    found, true = mesh.contains(points), truth.contains(points)
-    union = int((found | true).sum())
-    return int((found & true).sum()) / union if union else None
-
-
-def _box_points(vertices: np.ndarray, count: int, seed: int) -> Tensor:
-    lower, upper = vertices.min(axis=0), vertices.max(axis=0)
-    offset = np.random.default_rng(seed).random((count, 3)) - 0.5
-    return torch.from_numpy(0.5 * (lower + upper) + ENLARGEMENT * (upper - lower) * offset)

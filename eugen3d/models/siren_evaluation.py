@@ -13,7 +13,7 @@ from torchvision.utils import save_image
 from eugen3d.datasets.signals import SampledSignal, ShapeSignal, grid_coordinates
 from eugen3d.mapping.mesh import Triangles, find_blocks, march
 from eugen3d.metrics.image import image_metrics
-from eugen3d.metrics.shape import shape_metrics, sign_accuracy
+from eugen3d.metrics.shape import shape_metrics, solid_metrics
 from eugen3d.metrics.sound import sound_metrics
 from eugen3d.metrics.triangle_mesh import TriangleMesh
 
@@ -59,8 +59,8 @@ def evaluate(
     """Measure a fitted signal.
 
     Of images and videos psnr in dB and ssim (of a video the mean over its frames); of sounds what `sound_metrics` has;
-    of shapes what `shape_metrics` has, in the units of the file, and sign_accuracy, where the shape is closed. A shape
-    whose field has no surface has no measure but that.
+    of shapes what `shape_metrics` has, in the units of the file, and `solid_metrics` where the shape is closed. A shape
+    whose field has no surface has none of the former.
 
     Args:
         output_path: where pictures of images and of a video's first frame go, beside the file's.
@@ -137,13 +137,13 @@ def _shape_errors(model: Evaluable, signal: ShapeSignal, config: SirenEvaluation
     center, scale = np.array(signal.format.center), signal.format.scale
     truth = TriangleMesh(center + signal.vertices.numpy() / scale, signal.faces.numpy())
     vertices, faces = surface_of(model, config.resolution)
-    metrics: dict[str, float | None] = dict.fromkeys(("chamfer", "chamfer_to_diagonal", "normal_consistency", "iou"))
+    metrics: dict[str, float | None] = dict.fromkeys(("chamfer", "chamfer_to_diagonal", "normal_consistency"))
     if len(faces):
         found = TriangleMesh(center + vertices / scale, faces)
         metrics |= shape_metrics(found, truth, num_samples=config.num_samples, seed=config.seed)
     if truth.is_closed:
         query = _Distances(model)
-        metrics["sign_accuracy"] = sign_accuracy(
+        metrics |= solid_metrics(
             lambda x: query.distance(((x - torch.from_numpy(center)) * scale).float()),
             truth,
             num_samples=config.num_samples,
