@@ -127,7 +127,7 @@ def fold_links(chains: Sequence[nn.Sequential], links: Callable[[], Sequence[Lin
     while has_merged:  # a readout that was pushed into a chain may merge with what follows there
         for chain in chains:
             fold_sequential(chain)
-        has_merged = sum(push_readout(producer, consumers) for producer, consumers in links()) > 0
+        has_merged = any(push_readout(producer, consumers) for producer, consumers in links())
 
 
 def _merge(inner: nn.Module, outers: Sequence[tuple[nn.Module, slice]]) -> list[nn.Module] | None:

@@ -1,6 +1,6 @@
-"""Compile and load `chain.cpp`, once a machine.
+"""Compile and load `chain.cpp` and `grid.cpp`, once a machine.
 
-The library has a plain C interface, so no header of torch has to be compiled and an upgrade of torch does not break it.
+The libraries have a plain C interface, so no header of torch has to be compiled and an upgrade of torch does not break them.
 The compiler is the one that torch's own extensions take. OpenMP's threads are shared with torch where torch brings its
 own OpenMP.
 """
@@ -19,7 +19,7 @@ import torch
 
 from eugen3d.runtime.machine import cache_folder, cpu_line
 
-SOURCE = Path(__file__).with_name("chain.cpp")
+SOURCE, GRID_SOURCE = (Path(__file__).with_name(name) for name in ("chain.cpp", "grid.cpp"))
 COMPILE_SECONDS = 300
 
 
@@ -39,25 +39,24 @@ class Step(ctypes.Structure):
     ] + [(name, ctypes.c_void_p) for name in ("weight", "bias", "norm_weight", "norm_factor", "norm_offset")]
 
 
+class Level(ctypes.Structure):
+    """`Level` of grid.cpp."""
+
+    _fields_ = [
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("resolution", "size", "is_dense")),
+        ("start", ctypes.c_int64),
+    ]
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """The compiled library, built first where there is none for this source, compiler and processor.
+    """The compiled chains, built first where there is no library for this source, compiler and processor.
 
     Raises:
         NativeUnavailable: no compiler, or it fails; with what it said.
     """
-    command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++17", "-O3", "-march=native", "-fno-math-errno"]
-    command += ["-fPIC", "-shared", "-fopenmp", str(SOURCE)]
-    runtimes = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    if runtimes:  # with a second OpenMP the two would wait for each other's spinning threads
-        command += [str(runtimes[0]), f"-Wl,-rpath,{runtimes[0].parent}"]
-    path = cache_folder() / f"chain-{_fingerprint(command)}.so"
-    if not path.exists():
-        _compile(command, path)
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NativeUnavailable(f"{path} cannot be loaded ({error}), remove it to have it built again") from None
+    library = _load(SOURCE)
     for kind in ("float32", "bfloat16") if library.chain_has_bfloat16() else ("float32",):
         getattr(library, f"chain_run_{kind}").argtypes = [
             *(ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32),
@@ -66,9 +65,39 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def _fingerprint(command: list[str]) -> str:
+@functools.cache
+def load_grid_library() -> ctypes.CDLL:
+    """The compiled hash grid, likewise.
+
+    Raises:
+        NativeUnavailable: no compiler, or it fails; with what it said.
+    """
+    library = _load(GRID_SOURCE)
+    pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+    common = [pointer, int32, pointer, int32, pointer, pointer, int64, int32, pointer]
+    library.grid_forward.argtypes = [*common, pointer, int32]
+    library.grid_backward.argtypes = [*common, int32]
+    return library
+
+
+def _load(source: Path) -> ctypes.CDLL:
+    command = [*shlex.split(os.environ.get("CXX", "c++")), "-std=c++17", "-O3", "-march=native", "-fno-math-errno"]
+    command += ["-fPIC", "-shared", "-fopenmp", str(source)]
+    runtimes = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if runtimes:  # with a second OpenMP the two would wait for each other's spinning threads
+        command += [str(runtimes[0]), f"-Wl,-rpath,{runtimes[0].parent}"]
+    path = cache_folder() / f"{source.stem}-{_fingerprint(source, command)}.so"
+    if not path.exists():
+        _compile(command, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeUnavailable(f"{path} cannot be loaded ({error}), remove it to have it built again") from None
+
+
+def _fingerprint(source: Path, command: list[str]) -> str:
     """What the compiled code depends on: its source, how it is compiled, and what this processor can do."""
-    parts = (SOURCE.read_text(), " ".join(command), platform.machine(), cpu_line("flags", "Features"))
+    parts = (source.read_text(), " ".join(command), platform.machine(), cpu_line("flags", "Features"))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,190 @@
+"""Renders the procedural "courtyard" data set: an unbounded outdoor scene, all around, in nerfstudio's layout.
+
+The geometry is `courtyard_parts.py` and `courtyard_surroundings.py`, the light a procedural sky that the cameras see;
+all is computed with NumPy from a fixed seed and path traced with Mitsuba 3. Needs ``mitsuba``, ``numpy``,
+``opencv-python-headless`` and ``tyro``. Views which are already on disk are kept, so a stopped run can be resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import drjit as dr  # pyright: ignore[reportMissingImports]
+import mitsuba as mi  # pyright: ignore[reportMissingImports]
+import numpy as np
+import tyro
+from courtyard_parts import middle_parts
+from courtyard_surroundings import surroundings
+from make_still_life import Array, Part, encode, save_png, write_ply
+
+FIELD_OF_VIEW = 60.0
+"""Degrees, across and up."""
+SUN_AZIMUTH, SUN_ELEVATION, SUN_RADIUS = 236.0, 31.0, 1.3
+"""Degrees; the sun's disc is about five times wider than ours, so that it spans a few pixels."""
+SUN_RADIANCE = (2150.0, 1950.0, 1640.0)
+LOOPS = ((2.7, 0.5), (3.5, 1.1), (4.1, 1.7), (3.3, 2.5))
+"""Radius and height, in scene units, of the loops the cameras lie on."""
+TEST_EVERY = 5
+"""Of every so many consecutive cameras, the third is for testing."""
+
+
+@dataclass
+class Args:
+    """Command line options; `every` above 1 renders only every n-th view (into another `output_dir`, please)."""
+
+    output_dir: Path = Path("data/courtyard")
+    num_views: int = 100
+    resolution: int = 256
+    samples_per_pixel: int = 192
+    samples_per_pass: int = 48
+    variant: Literal["scalar_rgb", "llvm_ad_rgb"] = "llvm_ad_rgb"
+    num_threads: int = 1
+    seed: int = 7
+    every: int = 1
+
+
+def smooth_noise(x: Array, y: Array, rng: np.random.Generator, octaves: int) -> Array:
+    """Value noise over the plane, from 0 to 1, in octaves of half the size and half the weight each."""
+    total, weight = np.zeros_like(x), 0.0
+    for k in range(octaves):
+        lattice = rng.random((64, 64))
+        p, q = x * 2.0**k + 7.3 * k, y * 2.0**k + 3.1 * k
+        i, j = np.floor(p).astype(int), np.floor(q).astype(int)
+        s, t = (f * f * (3.0 - 2.0 * f) for f in (p - i, q - j))
+        a, b, c, d = (lattice[(i + m) % 64, (j + n) % 64] for m in (0, 1) for n in (0, 1))
+        total += 0.5**k * ((1 - s) * ((1 - t) * a + t * b) + s * ((1 - t) * c + t * d))
+        weight += 0.5**k
+    return total / weight
+
+
+def direction(azimuth: float, elevation: float) -> Array:
+    """The unit vector towards an azimuth and an elevation in degrees."""
+    a, e = math.radians(azimuth), math.radians(elevation)
+    return np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
+
+
+def sky(rng: np.random.Generator, height: int = 1024) -> Array:
+    """Radiance all around, (height, 2 * height, 3): a gradient, clouds on a plane overhead, haze and the sun."""
+    polar, turn = np.meshgrid(
+        (np.arange(height) + 0.5) * np.pi / height, (np.arange(2 * height) + 0.5) * np.pi / height, indexing="ij"
+    )
+    x, y, z = np.sin(polar) * np.sin(turn), np.sin(polar) * np.cos(turn), np.cos(polar)
+    up = np.clip(z, 0.0, 1.0)[..., None]
+    colour = np.array([0.60, 0.70, 0.82]) + (np.array([0.10, 0.25, 0.58]) - [0.60, 0.70, 0.82]) * (1 - (1 - up) ** 3)
+    cosine = x * (sun := direction(SUN_AZIMUTH, SUN_ELEVATION))[0] + y * sun[1] + z * sun[2]
+    colour += np.exp(-(1.0 - cosine[..., None]) / 0.04) * [0.5, 0.4, 0.24]
+    lift = np.maximum(z, 0.0) + 0.14
+    cover = smooth_noise(1.1 * x / lift + 20.0, 1.1 * y / lift + 20.0, rng, 6)
+    cloud = np.clip((cover - 0.5) / 0.16, 0.0, 1.0)[..., None] * np.clip(up / 0.05, 0.0, 1.0)
+    shade = np.clip((cover - 0.56) / 0.2, 0.0, 1.0)[..., None]
+    white = np.array([1.0, 0.98, 0.95]) - shade * [0.36, 0.33, 0.28]
+    colour = colour + 0.9 * cloud * (white - colour)
+    colour = np.where(z[..., None] < 0.0, np.array([0.40, 0.42, 0.36]), colour)
+    apart = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))[..., None]
+    edge = np.clip((SUN_RADIUS - apart) / 0.2 + 0.5, 0.0, 1.0)
+    return (colour + edge * (np.array(SUN_RADIANCE) - colour)).astype(np.float32)
+
+
+def load_scene(parts: list[Part], environment: Array) -> mi.Scene:
+    """Builds the Mitsuba scene: the parts, seen from both sides, and the sky."""
+    to_world = mi.ScalarTransform4f().rotate([1.0, 0.0, 0.0], 90.0)
+    scene: dict[str, Any] = {"type": "scene"}
+    scene["sky"] = {"type": "envmap", "bitmap": mi.Bitmap(environment), "to_world": to_world}
+    with tempfile.TemporaryDirectory() as folder:
+        for k, part in enumerate(parts):
+            path = Path(folder) / f"{k}.ply"
+            write_ply(path, "x y z nx ny nz u v", np.hstack([part.vertices, part.normals(), part.uvs]), part.faces)
+            bsdf = {"type": "twosided", "bsdf": part.bsdf}
+            scene[f"part{k}"] = {"type": "ply", "filename": str(path), "face_normals": part.flat, "bsdf": bsdf}
+        return mi.load_dict(scene)
+
+
+def look_at(position: Array, target: Array) -> Array:
+    """A camera-to-world matrix (OpenGL axes) of an upright camera."""
+    back = (position - target) / np.linalg.norm(position - target)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    return np.vstack([np.stack([right, np.cross(back, right), back, position], -1), [0.0, 0.0, 0.0, 1.0]])
+
+
+def camera_poses(args: Args, rng: np.random.Generator) -> list[Array]:
+    """Cameras on loops about the fountain, jittered, each loop a bit ahead of the last; they look about its middle."""
+    poses = []
+    for k in range(args.num_views):
+        turn = len(LOOPS) * k / args.num_views
+        radius, height = LOOPS[int(turn)]
+        azimuth = 2.0 * math.pi * (turn + 0.25 * int(turn) / (args.num_views / len(LOOPS))) + rng.uniform(-0.05, 0.05)
+        radius, height = radius + rng.uniform(-0.15, 0.25), height + rng.uniform(-0.25, 0.25)
+        target = np.array([0.0, 0.0, 0.8]) + rng.uniform(-0.2, 0.2, 3)
+        poses.append(look_at(np.array([radius * math.cos(azimuth), radius * math.sin(azimuth), height]), target))
+    return poses
+
+
+def make_sensor(pose: Array, args: Args) -> mi.Sensor:
+    """A pinhole sensor; Mitsuba's camera looks along +z with +x to the left."""
+    film = {"type": "hdrfilm", "width": args.resolution, "height": args.resolution, "pixel_format": "rgba"}
+    film |= {"component_format": "float32", "rfilter": {"type": "box"}}
+    to_world = mi.ScalarTransform4f(pose @ np.diag([-1.0, 1.0, -1.0, 1.0]))
+    sensor = {"type": "perspective", "fov": FIELD_OF_VIEW, "fov_axis": "x", "near_clip": 0.05, "far_clip": 1e4}
+    sampler = {"type": "independent", "sample_count": args.samples_per_pass}
+    return mi.load_dict(sensor | {"to_world": to_world, "film": film, "sampler": sampler})
+
+
+def render(scene: mi.Scene, pose: Array, args: Args, seed: int) -> Array:
+    """A view as linear RGBA floats, (resolution, resolution, 4), the mean of several passes."""
+    integrator, sensor = mi.load_dict({"type": "path", "max_depth": 5}), make_sensor(pose, args)
+    passes = max(args.samples_per_pixel // args.samples_per_pass, 1)
+    return np.mean(
+        [np.array(integrator.render(scene, sensor, seed + p, args.samples_per_pass)) for p in range(passes)], 0
+    )
+
+
+def view_names(args: Args) -> list[str]:
+    """The views' file names, in the order of the cameras."""
+    names, counts = [], {"train": 0, "test": 0}
+    for k in range(args.num_views):
+        split = "test" if k % TEST_EVERY == 2 else "train"
+        names.append(f"images/{split}_{counts[split]:03d}.png")
+        counts[split] += 1
+    return names
+
+
+def write_transforms(path: Path, names: list[str], poses: list[Array], args: Args) -> None:
+    """Writes the cameras and the splits in nerfstudio's layout."""
+    focal_length = 0.5 * args.resolution / math.tan(math.radians(0.5 * FIELD_OF_VIEW))
+    camera = {"camera_model": "OPENCV", "fl_x": focal_length, "fl_y": focal_length, "w": args.resolution}
+    camera |= {"h": args.resolution, "cx": args.resolution / 2, "cy": args.resolution / 2}
+    test = [name for name in names if "test" in name]
+    camera |= {"train_filenames": [name for name in names if name not in test]}
+    camera |= {"val_filenames": test, "test_filenames": test}
+    frames = [
+        json.dumps({"file_path": name, "transform_matrix": np.round(pose, 8).tolist()})
+        for name, pose in zip(names, poses, strict=True)
+    ]
+    lines = ",\n  ".join(frames)
+    path.write_text(f'{json.dumps(camera)[:-1]}, "frames": [\n  {lines}\n]}}\n')
+
+
+def main(args: Args) -> None:
+    """Writes the cameras and all views which are missing."""
+    mi.set_variant(args.variant)
+    dr.set_thread_count(args.num_threads)
+    parts = middle_parts(np.random.default_rng(args.seed)) + surroundings(np.random.default_rng(args.seed + 1))
+    scene = load_scene(parts, sky(np.random.default_rng(args.seed + 2)))
+    names, poses = view_names(args), camera_poses(args, np.random.default_rng(args.seed + 3))
+    (args.output_dir / "images").mkdir(parents=True, exist_ok=True)
+    write_transforms(args.output_dir / "transforms.json", names, poses, args)
+    for k in range(0, args.num_views, args.every):
+        path = args.output_dir / names[k]
+        if not path.exists():
+            save_png(path, encode(render(scene, poses[k], args, args.seed + 1000 * (k + 1)))[..., :3])
+        print(path, flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
