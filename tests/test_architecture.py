@@ -15,7 +15,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime": {"layers"},
     "training": set(),
     "distill": {"layers", "training"},
-    "fields": {"layers"},
+    "fields": {"layers", "runtime"},
     "metrics": {"layers"},
     "datasets": set(),
     "mapping": {"layers", "runtime", "fields", "datasets"},

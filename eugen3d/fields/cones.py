@@ -29,7 +29,7 @@ def pixel_radius(pixel_area: Tensor) -> Tensor:
 
 
 def cone_distances(starts: Float[Tensor, "*batch"], ends: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 6"]:
-    """The points' distances along the axis, in (starts, ends)."""
+    """The points' distances along the axis; of an interval much longer than it is far the last lies a little beyond."""
     m, h = ((starts + ends) / 2)[..., None], ((ends - starts) / 2)[..., None]
     unit = m.clamp(min=torch.finfo(m.dtype).tiny)  # in its units nothing overflows at 1e10, nor vanishes at 1e-10
     r = h / unit

@@ -1,0 +1,301 @@
+"""eugen-zipnerf: Barron et al.'s Zip-NeRF (2023) as a nerfstudio model, with layers of a chosen kind.
+
+Proposal fields say where along a ray its surface may be; the last field renders. All see the cone of a pixel, not its
+axis alone, so that pictures of any size are free of aliasing.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.field_components.embedding import Embedding
+from nerfstudio.model_components.losses import distortion_loss, ray_samples_to_sdist
+from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler
+from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from eugen3d.fields import HashGrid, HashGridConfig, ProposalField, ZipLayer, ZipNerfField, ZipNerfFieldConfig
+from eugen3d.fields.cones import NUM_POINTS, cone_gaussians, pixel_radius
+from eugen3d.layers import LayerConfig
+from eugen3d.metrics.image import image_metrics
+from eugen3d.models.colliders import BoundedCollider
+from eugen3d.models.folded import kept_runtime
+from eugen3d.models.ray_spacing import inverse_spacing, spacing
+from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
+from eugen3d.runtime import Backend
+
+
+@dataclass
+class ZipNerfLossConfig:
+    """What the losses beside the colours' count for."""
+
+    interlevel_mult: float = 0.01
+    """Of how far the proposals fall short of what renders."""
+    pulses: tuple[float, ...] = (0.03, 0.003)
+    """Half widths by which that is blurred for each proposal, in the spacing from 0 at the near to 1 at the far plane."""
+    distortion_mult: float = 0.005
+    """Of how far the weights along a ray are spread (Barron et al. 2022, eq. 15)."""
+    hash_decay_mult: float = 0.1
+    """Of the mean squares of the grids' entries."""
+    anneal_steps: int = 1000
+    """Steps until rays are sampled by the proposals' weights alone, more evenly before (Barron et al. 2022, eq. 18)."""
+
+
+@dataclass
+class EUGenZipNerfModelConfig(ModelConfig):
+    """eugen-zipnerf; the defaults are Zip-NeRF's with its first view-dependent layer EUGen, m = 64."""
+
+    _target: type = field(default_factory=lambda: EUGenZipNerfModel)
+    """Target class to instantiate."""
+    layer: LayerConfig = field(default_factory=lambda: ZipNerfFieldConfig().layer)
+    """Kind and settings of the replaced layers."""
+    replaced_layers: tuple[ZipLayer, ...] = ZipNerfFieldConfig.replaced_layers
+    """Hidden layers that are of that kind; the others are dense."""
+    merged: bool = False
+    """Whether the layers are folded from the start: thinner, no longer over-parametrised."""
+    grid: HashGridConfig = field(default_factory=HashGridConfig)
+    """The grid of the field that renders."""
+    proposal_resolutions: tuple[int, ...] = (512, 2048)
+    """The last level's resolution of each proposal's grid; they have one feature a level."""
+    num_samples: tuple[int, ...] = (64, 64, 32)
+    """Samples per ray of each proposal, and of the field that renders."""
+    widths: tuple[int, int, int] = (64, 256, 256)
+    """Of the density's layer, of the bottleneck and of the view-dependent layers."""
+    near_plane: float = 0.1
+    """Distance at which rays start, in scene units."""
+    far_plane: float = 1000.0
+    """Distance at which rays end, in scene units."""
+    contraction_radius: float = 1.0
+    """Radius of the ball around the origin that is not contracted, in scene units: where the cameras are."""
+    appearance_dim: int = 0
+    """Length of a photograph's own appearance, of which rendering takes the mean; 0 for none."""
+    background_color: Literal["last_sample", "white", "black", "random"] = "last_sample"
+    """What is behind the last sample; by default more of its colour."""
+    losses: ZipNerfLossConfig = field(default_factory=ZipNerfLossConfig)
+    """The losses beside the colours'."""
+    runtime: Backend = "eager"
+    """How rendering evaluates the folded layers."""
+
+    def __post_init__(self) -> None:
+        proposals = len(self.proposal_resolutions)
+        if len(self.num_samples) != proposals + 1 or min(self.num_samples) < 1:
+            raise ValueError(f"num_samples is {self.num_samples}, expected one for each of {proposals} proposals, and 1")
+        if len(self.losses.pulses) != proposals:
+            raise ValueError(f"losses.pulses is {self.losses.pulses}, expected one for each of {proposals} proposals")
+        if self.contraction_radius <= 0:
+            raise ValueError(f"contraction_radius is {self.contraction_radius}, expected more than 0")
+
+    def field_config(self) -> ZipNerfFieldConfig:
+        """The configuration of the field that renders."""
+        density_width, bottleneck_dim, view_width = self.widths
+        return ZipNerfFieldConfig(
+            grid=self.grid,
+            density_width=density_width,
+            bottleneck_dim=bottleneck_dim,
+            view_width=view_width,
+            appearance_dim=self.appearance_dim,
+            layer=self.layer,
+            replaced_layers=tuple(self.replaced_layers),
+            merged=self.merged,
+        )
+
+    def proposal_grid(self, resolution: int) -> HashGridConfig:
+        """The grid of a proposal: levels as far apart as the field's, up to another resolution."""
+        base = min(self.grid.base_resolution, resolution)
+        levels = 1 + round(math.log(resolution / base) / max(math.log(self.grid.growth), 1e-6))
+        return HashGridConfig(levels, base, resolution, 1, self.grid.log2_hashmap_size)
+
+
+class Level(NamedTuple):
+    """What a field sees and says along rays."""
+
+    samples: RaySamples
+    weights: Tensor
+    """(n, samples, 1)."""
+    rgb: Tensor | None
+    """(n, samples, 3), of the field that renders."""
+
+
+class EUGenZipNerfModel(Model):
+    """Zip-NeRF: proposals, and a field that renders."""
+
+    config: EUGenZipNerfModelConfig
+
+    def populate_modules(self) -> None:
+        """Build the fields, samplers and renderers."""
+        config = self.config
+        self.collider = BoundedCollider(config.near_plane, config.far_plane)
+        grids = map(config.proposal_grid, config.proposal_resolutions)
+        self.proposals = nn.ModuleList(ProposalField(grid, config.contraction_radius) for grid in grids)
+        self.field = ZipNerfField(config.field_config(), config.contraction_radius)
+        self.appearance = Embedding(self.num_train_data, config.appearance_dim) if config.appearance_dim else None
+        self.sampler_first = SpacedSampler(spacing, inverse_spacing, single_jitter=True)
+        self.sampler_pdf = PDFSampler(include_original=False, single_jitter=True)
+        self.renderer_rgb = RGBRenderer(background_color=config.background_color)
+        self.renderer_accumulation = AccumulationRenderer()
+        self.renderer_depth = DepthRenderer(method="median")
+        self._anneal = 1.0
+        self._head = kept_runtime()
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Two groups: `grids`, the tables, and `fields`, all else."""
+        tables = {grid.table for grid in self.grids()}
+        return {
+            "fields": [p for p in self.parameters() if p.requires_grad and p not in tables],
+            "grids": [table for table in tables if table.requires_grad],
+        }
+
+    def grids(self) -> list[HashGrid]:
+        """The proposals' grids, and the field's."""
+        return [module for module in self.modules() if isinstance(module, HashGrid)]
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Before every step: how far the proposals' weights are followed yet."""
+
+        def anneal(step: int) -> None:
+            share = min(step / max(self.config.losses.anneal_steps, 1), 1.0)
+            self._anneal = 10 * share / (9 * share + 1)
+
+        return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], anneal, update_every_num_iters=1)]
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1); in training the levels,
+        too."""
+        levels = self._march(ray_bundle)
+        last = levels[-1]
+        assert last.rgb is not None
+        outputs: dict[str, Any] = {
+            "rgb": self.renderer_rgb(last.rgb, last.weights),
+            "accumulation": self.renderer_accumulation(last.weights),
+        }
+        with torch.no_grad():
+            outputs["depth"] = self.renderer_depth(last.weights, last.samples)
+        if self.training:
+            outputs["levels"] = levels
+        return outputs
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The colours' loss and, in training, those of the levels and the grids."""
+        rgb, target = self.renderer_rgb.blend_background_for_loss_computation(
+            outputs["rgb"], outputs["accumulation"], batch["image"].to(self.device)
+        )
+        losses = {"rgb_loss": charbonnier_loss(rgb, target)}
+        if "levels" in outputs:
+            config, levels = self.config.losses, outputs["levels"]
+            edges = [ray_samples_to_sdist(level.samples) for level in levels]
+            weights = [level.weights[..., 0] for level in levels]
+            between = [
+                interlevel_loss(edges[-1], weights[-1], *proposal, pulse)
+                for *proposal, pulse in zip(edges[:-1], weights[:-1], config.pulses, strict=True)
+            ]
+            losses["interlevel_loss"] = config.interlevel_mult * torch.stack(between).sum()
+            spread = distortion_loss([levels[-1].weights], [levels[-1].samples])
+            losses["distortion_loss"] = config.distortion_mult * spread
+            losses["hash_decay"] = config.hash_decay_mult * hash_decay(self.grids())
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR of a training batch."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {"psnr": -10.0 * F.mse_loss(outputs["rgb"].detach(), target).log10()}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR and SSIM of an image; LPIPS is `eugen3d score`'s, since its backbone may not be there."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(outputs["rgb"].device))
+        images = {
+            "img": torch.cat([target, outputs["rgb"]], dim=1),
+            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
+            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
+        }
+        return image_metrics(outputs["rgb"].clamp(0, 1), target), images
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
+        return super().load_state_dict(state_dict, strict=True, assign=assign)
+
+    @torch.no_grad()
+    def head_samples(self, ray_bundle: RayBundle) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """What the layers of the field that renders see along rays: their inputs (n, samples, d), rendering weights
+        and interval lengths (n, samples).
+
+        The samples are jittered, as in training, so that many rays cover every depth.
+        """
+        if self.collider is not None:
+            ray_bundle = self.collider(ray_bundle)
+        samplers = self.sampler_first, self.sampler_pdf
+        try:
+            for sampler in samplers:
+                sampler.train()
+            samples = self._propose(ray_bundle)[1]
+        finally:
+            for sampler in samplers:
+                sampler.train(self.training)
+        inputs = self._head_inputs(samples)
+        density, _ = self._evaluation()(*inputs)
+        shape = samples.shape
+        weights = samples.get_weights(density.view(*shape, 1))[..., 0]
+        assert samples.deltas is not None
+        return tuple(x.view(*shape, -1) for x in inputs), weights, samples.deltas[..., 0]
+
+    def _march(self, ray_bundle: RayBundle) -> list[Level]:
+        """The proposals, and the field that renders."""
+        levels, samples = self._propose(ray_bundle)
+        inputs = self._head_inputs(samples)
+        density, rgb = (self.field.head if self.training else self._evaluation())(*inputs)
+        weights = samples.get_weights(density.view(*samples.shape, 1))
+        return [*levels, Level(samples, weights, rgb.view(*samples.shape, 3))]
+
+    def _propose(self, ray_bundle: RayBundle) -> tuple[list[Level], RaySamples]:
+        """The proposals, and the intervals of the field that renders."""
+        levels: list[Level] = []
+        samples = self.sampler_first(ray_bundle, self.config.num_samples[0])
+        for proposal, count in zip(self.proposals, self.config.num_samples[1:], strict=True):
+            means, stds = self._gaussians(samples)
+            weights = samples.get_weights(proposal(means, stds).view(*samples.shape, 1))
+            levels.append(Level(samples, weights, None))
+            samples = self.sampler_pdf(ray_bundle, samples, weights.detach() ** self._anneal, count)
+        return levels, samples
+
+    def _gaussians(self, samples: RaySamples) -> tuple[Tensor, Tensor]:
+        """Every interval's Gaussians: (n * samples, 6, 3) and (n * samples, 6)."""
+        frustums = samples.frustums
+        means, stds = cone_gaussians(
+            frustums.origins[:, 0],
+            frustums.directions[:, 0],
+            pixel_radius(frustums.pixel_area[:, 0, 0]),
+            frustums.starts[..., 0],
+            frustums.ends[..., 0],
+            is_random=self.training,
+        )
+        return means.view(-1, NUM_POINTS, 3), stds.view(-1, NUM_POINTS)
+
+    def _head_inputs(self, samples: RaySamples) -> tuple[Tensor, ...]:
+        """What the layers see of intervals: features, directions and, where there is one, appearance."""
+        features = self.field.features(*self._gaussians(samples))
+        directions = samples.frustums.directions.expand(*samples.shape, 3).reshape(-1, 3)
+        if self.appearance is None:
+            return features, directions
+        if self.training:
+            assert samples.camera_indices is not None
+            own = self.appearance(samples.camera_indices[..., 0].expand(samples.shape)).flatten(0, 1)
+        else:
+            own = self.appearance.mean(dim=0).expand(len(features), -1)
+        return features, directions, own
+
+    def _evaluation(self) -> nn.Module:
+        """The folded layers of the field that renders."""
+        return self._head.of(self.field.head, self.config.runtime)
