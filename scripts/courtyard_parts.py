@@ -78,9 +78,10 @@ def tilted(part: Part, degrees: float, turn: float) -> Part:
 
 
 def leaves(bases: Array, outwards: Array, length: float, width: float, rng: np.random.Generator) -> Part:
-    """Flat pointed leaves, one a base, that point about `outwards` (unit vectors) and have shades of the u axis."""
+    """Flat pointed leaves, one a base, that point about `outwards`, never down, and have shades of the u axis."""
     n = len(bases)
     ahead = outwards + 0.7 * rng.normal(size=(n, 3))
+    ahead[:, 2] = np.abs(ahead[:, 2])
     ahead *= length * rng.uniform(0.7, 1.3, (n, 1)) / np.linalg.norm(ahead, axis=1, keepdims=True)
     side = np.cross(ahead, rng.normal(size=(n, 3)))
     side *= 0.5 * width / np.linalg.norm(side, axis=1, keepdims=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from courtyard_parts import (
@@ -286,7 +287,7 @@ def towers() -> list[Part]:
     levels = np.linspace(0.0, 1.0, 13)
     braces = []
     for (a0, a1), (b0, b1) in zip(legs, legs[1:] + legs[:1], strict=True):
-        for s, t in zip(levels[:-1], levels[1:], strict=True):
+        for s, t in pairwise(levels):
             braces += [(a0 + s * (a1 - a0), b0 + t * (b1 - b0)), (b0 + s * (b1 - b0), a0 + t * (a1 - a0))]
     steel = [rods(legs, 0.16, rings(8.0, "e8e4da d03a2c", 64)), rods(braces, 0.08, rings(1.0, "c8ccd0", 4))]
     envelope = np.array(

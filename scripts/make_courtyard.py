@@ -12,8 +12,9 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import cv2
 import drjit as dr  # pyright: ignore[reportMissingImports]
 import mitsuba as mi  # pyright: ignore[reportMissingImports]
 import numpy as np
@@ -27,6 +28,7 @@ FIELD_OF_VIEW = 60.0
 SUN_AZIMUTH, SUN_ELEVATION, SUN_RADIUS = 236.0, 31.0, 1.3
 """Degrees; the sun's disc is about five times wider than ours, so that it spans a few pixels."""
 SUN_RADIANCE = (2150.0, 1950.0, 1640.0)
+EXPOSURE = 1.1
 LOOPS = ((2.7, 0.5), (3.5, 1.1), (4.1, 1.7), (3.3, 2.5))
 """Radius and height, in scene units, of the loops the cameras lie on."""
 TEST_EVERY = 5
@@ -40,10 +42,9 @@ class Args:
     output_dir: Path = Path("data/courtyard")
     num_views: int = 100
     resolution: int = 256
-    samples_per_pixel: int = 192
-    samples_per_pass: int = 48
-    variant: Literal["scalar_rgb", "llvm_ad_rgb"] = "llvm_ad_rgb"
-    num_threads: int = 1
+    samples_per_pixel: int = 32
+    feature_samples: int = 64
+    num_threads: int = 2
     seed: int = 7
     every: int = 1
 
@@ -125,23 +126,70 @@ def camera_poses(args: Args, rng: np.random.Generator) -> list[Array]:
     return poses
 
 
-def make_sensor(pose: Array, args: Args) -> mi.Sensor:
+def make_sensor(pose: Array, args: Args, samples_per_pixel: int) -> mi.Sensor:
     """A pinhole sensor; Mitsuba's camera looks along +z with +x to the left."""
     film = {"type": "hdrfilm", "width": args.resolution, "height": args.resolution, "pixel_format": "rgba"}
     film |= {"component_format": "float32", "rfilter": {"type": "box"}}
     to_world = mi.ScalarTransform4f(pose @ np.diag([-1.0, 1.0, -1.0, 1.0]))
     sensor = {"type": "perspective", "fov": FIELD_OF_VIEW, "fov_axis": "x", "near_clip": 0.05, "far_clip": 1e4}
-    sampler = {"type": "independent", "sample_count": args.samples_per_pass}
+    sampler = {"type": "multijitter", "sample_count": samples_per_pixel}
     return mi.load_dict(sensor | {"to_world": to_world, "film": film, "sampler": sampler})
 
 
-def render(scene: mi.Scene, pose: Array, args: Args, seed: int) -> Array:
-    """A view as linear RGBA floats, (resolution, resolution, 4), the mean of several passes."""
-    integrator, sensor = mi.load_dict({"type": "path", "max_depth": 5}), make_sensor(pose, args)
-    passes = max(args.samples_per_pixel // args.samples_per_pass, 1)
-    return np.mean(
-        [np.array(integrator.render(scene, sensor, seed + p, args.samples_per_pass)) for p in range(passes)], 0
-    )
+def render(scene: mi.Scene, environment: Array, pose: Array, args: Args, seed: int) -> Array:
+    """A view as linear RGBA floats, (resolution, resolution, 4).
+
+    What is path traced and denoised is the light that arrives, colour over albedo. The albedo is multiplied in again
+    and the sky put behind with many more samples, which are cheap, so that textures and edges stay sharp.
+    """
+    aovs = {"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"}
+    light = mi.load_dict(aovs | {"nested": {"type": "path", "max_depth": 4, "hide_emitters": True}})
+    features = mi.load_dict(aovs | {"nested": {"type": "depth"}})
+    half = max(args.samples_per_pixel // 2, 1)
+    first, second = (np.array(light.render(scene, make_sensor(pose, args, half), seed + k, half)) for k in range(2))
+    sensor = make_sensor(pose, args, args.feature_samples)
+    exact = np.array(features.render(scene, sensor, seed + 2, args.feature_samples))
+    tiny, albedo = 1e-4, 0.5 * (first[..., 4:7] + second[..., 4:7])
+    halves = [image[..., :3] / (albedo + tiny) for image in (first, second)]
+    colour = denoise(*halves, exact[..., 7:10], exact[..., :1]) * (exact[..., 4:7] + tiny)
+    colour = EXPOSURE * (colour + (1.0 - exact[..., 3:4]) * background(environment, pose, args.resolution))
+    return np.concatenate([colour, np.ones_like(colour[..., :1])], -1)
+
+
+def denoise(first: Array, second: Array, normals: Array, depth: Array, radius: int = 4) -> Array:
+    """The mean of two independent pictures by non-local means (Rousselle et al. 2012), guided by normals and depth.
+
+    All are (height, width, channels). Pixels are averaged where they differ no more than the pictures' own noise.
+    """
+    mean = 0.5 * (first + second)
+    noise = cv2.blur(0.25 * (first - second) ** 2, (5, 5))
+    total, weights = np.zeros_like(mean), np.zeros_like(mean[..., :1])
+    for shift in np.ndindex(2 * radius + 1, 2 * radius + 1):
+        step = (shift[0] - radius, shift[1] - radius)
+        other, other_noise, other_normals, other_depth = (
+            np.roll(image, step, axis=(0, 1)) for image in (mean, noise, normals, depth)
+        )
+        apart = (mean - other) ** 2 - (noise + np.minimum(noise, other_noise))
+        apart = cv2.blur(apart / (0.5 * (noise + other_noise) + 1e-5), (3, 3)).mean(axis=-1, keepdims=True)
+        turned = np.sum((normals - other_normals) ** 2, axis=-1, keepdims=True) / 0.05
+        away = ((depth - other_depth) / (0.06 * np.minimum(depth, other_depth) + 0.02)) ** 2
+        weight = np.exp(-np.maximum(apart, 0.0) - turned - away)
+        total, weights = total + weight * other, weights + weight
+    return total / weights
+
+
+def background(environment: Array, pose: Array, resolution: int, samples: int = 4) -> Array:
+    """The sky behind everything, (resolution, resolution, 3)."""
+    size, height = resolution * samples, len(environment)
+    offset = ((np.arange(size) + 0.5) / size * 2.0 - 1.0) * math.tan(math.radians(0.5 * FIELD_OF_VIEW))
+    x, y = np.meshgrid(offset, -offset)
+    x, y, z = np.moveaxis(np.stack([x, y, -np.ones_like(x)], -1) @ pose[:3, :3].T, -1, 0)
+    turn, polar = np.arctan2(x, y) % (2.0 * np.pi), np.arctan2(np.hypot(x, y), z)
+    columns, rows = (angle * height / np.pi - 0.5 for angle in (turn, polar))
+    wide = np.concatenate([environment[:, -1:], environment, environment[:, :1]], axis=1)
+    clipped = np.minimum(wide, 4.0)
+    picked = cv2.remap(clipped, (columns + 1.0).astype(np.float32), rows.astype(np.float32), cv2.INTER_LINEAR)
+    return cv2.resize(picked, (resolution, resolution), interpolation=cv2.INTER_AREA)
 
 
 def view_names(args: Args) -> list[str]:
@@ -172,17 +220,18 @@ def write_transforms(path: Path, names: list[str], poses: list[Array], args: Arg
 
 def main(args: Args) -> None:
     """Writes the cameras and all views which are missing."""
-    mi.set_variant(args.variant)
+    mi.set_variant("scalar_rgb")
     dr.set_thread_count(args.num_threads)
     parts = middle_parts(np.random.default_rng(args.seed)) + surroundings(np.random.default_rng(args.seed + 1))
-    scene = load_scene(parts, sky(np.random.default_rng(args.seed + 2)))
+    environment = sky(np.random.default_rng(args.seed + 2))
+    scene = load_scene(parts, environment)
     names, poses = view_names(args), camera_poses(args, np.random.default_rng(args.seed + 3))
     (args.output_dir / "images").mkdir(parents=True, exist_ok=True)
     write_transforms(args.output_dir / "transforms.json", names, poses, args)
     for k in range(0, args.num_views, args.every):
         path = args.output_dir / names[k]
         if not path.exists():
-            save_png(path, encode(render(scene, poses[k], args, args.seed + 1000 * (k + 1)))[..., :3])
+            save_png(path, encode(render(scene, environment, poses[k], args, args.seed + 1000 * (k + 1)))[..., :3])
         print(path, flush=True)
 
 

@@ -17,6 +17,7 @@ from eugen3d.distill import Network, RaySamples
 from eugen3d.layers import fold
 from eugen3d.metrics.cost import Cost, dense_parameters, field_cost, nerf_samples_per_ray
 from eugen3d.models.nerf import EUGenNerfModel
+from eugen3d.models.zipnerf import EUGenZipNerfModel
 from eugen3d.runtime import Backend
 
 
@@ -122,6 +123,37 @@ class EUGenNerfTeacher(NerfTeacher):
     def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
         seen = self.model.field_samples(rays)
         return {name: RaySamples(columns[:2], *columns[2:]) for name, columns in seen.items()}
+
+    def set_runtime(self, runtime: Backend) -> None:
+        self.model.config.runtime = runtime
+
+
+class EUGenZipNerfTeacher(NerfTeacher):
+    """An eugen-zipnerf: the dense layers of the field that renders, over the features of its grid.
+
+    Grids and proposals stay as they are.
+    """
+
+    paths = MappingProxyType({"field": "field.head"})
+    model: EUGenZipNerfModel
+
+    @property
+    def fewest_samples(self) -> int:
+        return self.model.config.num_samples[-1]
+
+    @property
+    def samples_per_ray(self) -> Mapping[str, int]:
+        return {"field": self.model.config.num_samples[-1]}
+
+    def networks(self) -> dict[str, Network]:
+        head = self.model.field.head
+        like = next(head.parameters())
+        widths = self.model.field.features.out_dim, 3, self.model.config.appearance_dim
+        row = tuple(torch.zeros(1, width).to(like) for width in widths if width)
+        return {"field": Network.trace(head, row)}
+
+    def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
+        return {"field": RaySamples(*self.model.head_samples(rays))}
 
     def set_runtime(self, runtime: Backend) -> None:
         self.model.config.runtime = runtime

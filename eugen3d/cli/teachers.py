@@ -1,11 +1,12 @@
 """What the commands need to know of a run's model, whichever of the known ones it is."""
 
 from eugen3d.cli.errors import UsageError
-from eugen3d.cli.nerf_teachers import EUGenNerfTeacher, NerfTeacher
+from eugen3d.cli.nerf_teachers import EUGenNerfTeacher, EUGenZipNerfTeacher, NerfTeacher
 from eugen3d.cli.runs import Run
 from eugen3d.cli.stock_teachers import FIELDS, StockTeacher
 from eugen3d.models.nerf import EUGenNerfModel
 from eugen3d.models.stacks import set_runtime, to_stacks
+from eugen3d.models.zipnerf import EUGenZipNerfModel
 
 __all__ = ["NerfTeacher", "teacher_of"]
 
@@ -19,8 +20,10 @@ def teacher_of(run: Run) -> NerfTeacher:
     model = run.pipeline.model
     if isinstance(model, EUGenNerfModel):
         return EUGenNerfTeacher(model)
+    if isinstance(model, EUGenZipNerfModel):
+        return EUGenZipNerfTeacher(model)
     if not isinstance(model, tuple(FIELDS)) or getattr(model, "temporal_distortion", None) is not None:
-        known = "eugen-nerf, vanilla-nerf, mipnerf, nerfacto, tensorf or neus"
+        known = "eugen-nerf, eugen-zipnerf, vanilla-nerf, mipnerf, nerfacto, tensorf or neus"
         raise UsageError(f"{run.checkpoint}: method {run.config.method_name!r}, expected {known}")
     try:
         to_stacks(model)

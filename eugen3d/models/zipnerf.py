@@ -87,7 +87,9 @@ class EUGenZipNerfModelConfig(ModelConfig):
     def __post_init__(self) -> None:
         proposals = len(self.proposal_resolutions)
         if len(self.num_samples) != proposals + 1 or min(self.num_samples) < 1:
-            raise ValueError(f"num_samples is {self.num_samples}, expected one for each of {proposals} proposals, and 1")
+            raise ValueError(
+                f"num_samples is {self.num_samples}, expected one for each of {proposals} proposals, and 1"
+            )
         if len(self.losses.pulses) != proposals:
             raise ValueError(f"losses.pulses is {self.losses.pulses}, expected one for each of {proposals} proposals")
         if self.contraction_radius <= 0:
