@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -16,6 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from eugen3d.cli.runs import Run, UsageError
+from eugen3d.datasets.reduced import reduce_image
 
 Split = Literal["test", "val", "train"]
 Crop = tuple[int, int, int, int]
@@ -108,17 +108,3 @@ def match_files(names: Sequence[str], views: Sequence[Views]) -> None:
             raise UsageError(
                 f"runs have different images: {has} has {file}, {lacks} does not ({len(different)} in all)"
             )
-
-
-def reduce_image(image: Tensor, factor: int) -> Tensor:
-    """Reduce an image (height, width, 3 or 4) by a whole factor; colours are averaged by their alpha."""
-    if factor == 1:
-        return image
-    height, width = image.shape[0] // factor, image.shape[1] // factor
-    pixels = image[: height * factor, : width * factor].numpy()
-    if image.shape[-1] == 3:
-        return torch.from_numpy(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
-    premultiplied = np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=-1)
-    reduced = torch.from_numpy(cv2.resize(premultiplied, (width, height), interpolation=cv2.INTER_AREA))
-    colour, alpha = reduced[..., :3], reduced[..., 3:]
-    return torch.cat([torch.where(alpha > 0, colour / alpha.clamp_min(1e-12), 0.0), alpha], dim=-1).clamp(0, 1)

@@ -14,6 +14,7 @@ from nerfstudio.data.pixel_samplers import PixelSampler, PixelSamplerConfig
 from torch import Tensor
 
 from eugen3d.datasets.dataparser import SceneDataParserConfig, SceneError
+from eugen3d.datasets.reduced import reduce_image
 
 
 @dataclass
@@ -73,14 +74,18 @@ class ForegroundPixelSampler(PixelSampler):
 
 
 class SceneDataset(InputDataset):
-    """nerfstudio's dataset, with an unreadable image reported by its name."""
+    """nerfstudio's dataset, with images at several scales, and an unreadable one reported by its name."""
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The image, (height, width, 3 or 4)."""
         try:
-            return super().get_numpy_image(image_idx)
+            image = super().get_numpy_image(image_idx)
         except (OSError, SyntaxError, ValueError) as error:
             raise SceneError(f"{self.image_filenames[image_idx]}: cannot be read as an image ({error})") from error
+        factor = self.metadata["reductions"][image_idx] if "reductions" in self.metadata else 1
+        if factor == 1:
+            return image
+        return (255 * reduce_image(torch.from_numpy(image).float() / 255, factor)).round().byte().numpy()
 
 
 @dataclass

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import imageio.v3 as iio
+import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+
+from eugen3d.datasets.reduced import at_scales
 
 
 class SceneError(ValueError):
@@ -36,6 +39,12 @@ class SceneDataParserConfig(DataParserConfig):
     """Share of the images to train on, with eval_mode "fraction"."""
     eval_interval: int = 8
     """Every how many images one is for testing, with eval_mode "interval"."""
+    scales: tuple[int, ...] = (1,)
+    """Factors by which the training images are reduced, each image by each of them; by their mean over whole pixels."""
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales is {self.scales}, expected whole numbers of 1 or more that differ")
 
 
 @dataclass
@@ -45,6 +54,23 @@ class SceneDataParser(DataParser):
     config: SceneDataParserConfig
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        outputs = self._parse(split)
+        return self._at_scales(outputs) if split == "train" and self.config.scales != (1,) else outputs
+
+    def _at_scales(self, outputs: DataparserOutputs) -> DataparserOutputs:
+        """The same views at every scale; `metadata["reductions"]` has the factor of each."""
+        scales, count = self.config.scales, len(outputs.image_filenames)
+        if outputs.mask_filenames is not None:
+            raise SceneError(f"{self.config.data}: has masks, expected none for training at scales {scales}")
+        shortest = int(torch.cat([outputs.cameras.height, outputs.cameras.width]).min())
+        if shortest < max(scales):
+            raise SceneError(f"{self.config.data}: has images of {shortest} pixels a side, too small for {scales}")
+        outputs.image_filenames = outputs.image_filenames * len(scales)
+        outputs.cameras = at_scales(outputs.cameras, scales)
+        outputs.metadata = outputs.metadata | {"reductions": [scale for scale in scales for _ in range(count)]}
+        return outputs
+
+    def _parse(self, split: str) -> DataparserOutputs:
         data = self.config.data
         if not data.exists():
             raise SceneError(f"{data}: not found, expected a scene folder")

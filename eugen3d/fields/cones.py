@@ -41,7 +41,7 @@ def cone_distances(starts: Float[Tensor, "*batch"], ends: Float[Tensor, "*batch"
 def cone_gaussians(
     origins: Float[Tensor, "n 3"],
     directions: Float[Tensor, "n 3"],
-    radius: Float[Tensor, "n"],
+    radius: Float[Tensor, " n"],
     starts: Float[Tensor, "n samples"],
     ends: Float[Tensor, "n samples"],
     generator: torch.Generator | None = None,

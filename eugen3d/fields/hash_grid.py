@@ -2,7 +2,7 @@
 
 Its layout is tiny-cuda-nn's, so that one's parameters are the other's. Level l of base resolution b and growth g has
 
-    scale s = b gˡ - 1,   resolution r = ⌈s⌉ + 1,   at x in [0, 1]³ the lattice point ⌊s x + ½⌋ and weights from s x + ½ - ⌊·⌋
+    scale s = b gˡ - 1,   resolution r = ⌈s⌉ + 1,   at x in [0, 1]³ the lattice point ⌊p⌋, p = s x + ½, weights p - ⌊p⌋
     T_l = min(r³ rounded up to a multiple of 8, 2^log2_hashmap_size) entries
     entry of a lattice point (i, j, k): i + j r + k r² where r³ ≤ T_l, else i ⊕ 2654435761 j ⊕ 805459861 k; modulo T_l
 
@@ -112,7 +112,7 @@ class HashGrid(nn.Module):
         """The weighted means over each row's Gaussians in [0, 1]³, and the mean weights ω."""
         return self._means(means, stds)
 
-    def mean_squares(self) -> Float[Tensor, "levels"]:
+    def mean_squares(self) -> Float[Tensor, " levels"]:
         """The mean square of every level's entries."""
         return torch.stack([level.square().mean() for level in self.table.split(list(self.config.sizes))])
 

@@ -149,10 +149,10 @@ class ZipNerfHead(nn.Module):
 
     def links(self) -> list[Link]:
         """Every chain with the chains that take its output and the columns where they take it."""
-        first, second = self.view
+        first, second = self.view[0], self.view[1]
         rest = self.encode_direction.out_dim + self.config.appearance_dim
         seen = first_matrix(first).shape[1]
-        assert isinstance(second, nn.Sequential)
+        assert isinstance(first, nn.Sequential) and isinstance(second, nn.Sequential)
         return [
             (self.density, [(self.density_head, slice(None)), (self.bottleneck, slice(None))]),
             (self.bottleneck, [(first, slice(0, seen - rest)), (second, slice(0, seen - rest))]),

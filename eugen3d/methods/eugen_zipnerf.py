@@ -32,5 +32,5 @@ eugen_zipnerf = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=4096),
         vis="viewer",
     ),
-    description="Zip-NeRF with an EUGen layer (EUGens, 2025); --pipeline.model.layer.kind linear is its dense baseline.",
+    description="Zip-NeRF with an EUGen layer (EUGens, 2025); --pipeline.model.layer.kind linear is dense.",
 )

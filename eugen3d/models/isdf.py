@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from eugen3d.fields import IsdfField, IsdfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.mapping import SdfQuery, TraceConfig, trace_rays
+from eugen3d.models.folded import KeptCopy
 from eugen3d.runtime import Backend
 
 
@@ -72,20 +73,15 @@ class EUGenIsdfModel(Model):
         """Make the field."""
         super().populate_modules()
         self.field = IsdfField(self.config.field_config())
-        self._query: tuple[tuple[Any, ...], SdfQuery] | None = None
+        self._query = KeptCopy(SdfQuery)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
         return {"fields": [p for p in self.field.parameters() if p.requires_grad]}
 
     def query(self) -> SdfQuery:
-        """The folded field, made anew whenever a parameter has changed since."""
-        state = tuple((id(p), p._version, p.device) for p in self.field.parameters())
-        if self._query is None or self._query[0] != state:
-            gpus = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(gpus):  # new layers draw weights
-                self._query = state, SdfQuery(self.field, self.config.runtime)
-        return self._query[1]
+        """The folded field."""
+        return self._query.of(self.field, self.config.runtime)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """What rays (n,) meet: depth (n, 1) along the ray, accumulation (n, 1), normals (n, 3) as colours and rgb

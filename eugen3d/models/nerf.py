@@ -22,7 +22,8 @@ from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
-from eugen3d.runtime import AutoModule, Backend, TiledModule, build
+from eugen3d.models.folded import kept_runtime
+from eugen3d.runtime import AutoModule, Backend, TiledModule
 from eugen3d.training import has_bfloat16
 
 
@@ -88,7 +89,7 @@ class EUGenNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="expected")
-        self._folded: dict[str, tuple[tuple[Any, ...], TiledModule | AutoModule]] = {}
+        self._folded = {name: kept_runtime() for name in self.fields}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -194,13 +195,8 @@ class EUGenNerfModel(Model):
         return rgb.float().view(*shape, 3), weights
 
     def _folded_field(self, name: str) -> TiledModule | AutoModule:
-        """The folded copy of a field, made anew whenever a parameter has changed since."""
-        state = tuple((id(p), p._version, p.device) for p in self.fields[name].parameters())
-        if name not in self._folded or self._folded[name][0] != state:
-            gpus = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(gpus):  # new layers draw weights: the jitter of samples must not depend on it
-                self._folded[name] = state, build(self.fields[name], self.config.runtime)
-        return self._folded[name][1]
+        """The folded copy of a field."""
+        return self._folded[name].of(self.fields[name], self.config.runtime)
 
     @contextlib.contextmanager
     def _autocast(self) -> Iterator[None]:

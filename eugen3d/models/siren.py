@@ -18,7 +18,8 @@ from torch.nn import Parameter
 from eugen3d.datasets.signals import ShapeFormat, SignalFormat
 from eugen3d.fields import SirenField, SirenFieldConfig
 from eugen3d.layers import LayerConfig, fold
-from eugen3d.runtime import AutoModule, Backend, TiledModule, build
+from eugen3d.models.folded import kept_runtime
+from eugen3d.runtime import Backend
 
 SOUND_OMEGA_0 = 3000.0
 """ω₀ of sounds, as Sitzmann et al. have it: they scale the time by 100 and take 30."""
@@ -82,7 +83,7 @@ class EUGenSirenModel(Model):
         """Make the field."""
         super().populate_modules()
         self.field = SirenField(self.config.field_config())
-        self._folded: tuple[tuple[Any, ...], TiledModule | AutoModule] | None = None
+        self._evaluation = kept_runtime()
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Two groups, `fields` and, of the last, dense layer, `head`."""
@@ -93,7 +94,7 @@ class EUGenSirenModel(Model):
     @torch.no_grad()
     def values_at(self, coordinates: Tensor) -> Tensor:
         """Values (n, channels) at coordinates (n, d) in [-1, 1], by the folded field."""
-        outputs = self._evaluation()(coordinates)
+        outputs = self._evaluation.of(self.field, self.config.runtime)(coordinates)
         assert isinstance(outputs, Tensor)
         return outputs
 
@@ -102,15 +103,6 @@ class EUGenSirenModel(Model):
         folded = fold(copy.deepcopy(self.field)).eval().requires_grad_(False)
         assert isinstance(folded, SirenField)
         return folded
-
-    def _evaluation(self) -> TiledModule | AutoModule:
-        """The folded field as the runtime evaluates it, made anew whenever a parameter has changed since."""
-        state = self.config.runtime, *((id(p), p._version, p.device) for p in self.field.parameters())
-        if self._folded is None or self._folded[0] != state:
-            gpus = [self.device] if self.device.type == "cuda" else []
-            with torch.random.fork_rng(gpus):  # new layers draw weights
-                self._folded = state, build(self.field, self.config.runtime)
-        return self._folded[1]
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """A signal has no rays."""

@@ -13,6 +13,7 @@ from nerfstudio.field_components.mlp import MLP, MLPWithHashEncoding
 from torch import Tensor, nn
 
 from eugen3d.layers import LayerStack, remove_weight_norm
+from eugen3d.models.folded import KeptCopy
 from eugen3d.runtime import AutoModule, Backend, TiledModule, build
 
 TORCH_FLAG = "--pipeline.model.implementation torch"
@@ -31,12 +32,12 @@ class FieldStack(LayerStack):
     def __init__(self, chains: Iterable[nn.Module] = (), skips: Collection[int] = ()) -> None:
         super().__init__(chains, skips)
         self.runtime: Backend | None = None
-        self._folded: tuple[tuple[Any, ...], TiledModule | AutoModule] | None = None
+        self._evaluation = KeptCopy(_evaluation)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.runtime is None or self.training or torch.is_grad_enabled():
             return super().forward(x)
-        outputs = self._evaluation(self.runtime)(x.reshape(-1, x.shape[-1]))
+        outputs = self._evaluation.of(self, self.runtime)(x.reshape(-1, x.shape[-1]))
         assert isinstance(outputs, Tensor)
         return outputs.view(*x.shape[:-1], outputs.shape[-1])
 
@@ -47,12 +48,9 @@ class FieldStack(LayerStack):
         memo[id(self)] = twin
         return twin.train(self.training)
 
-    def _evaluation(self, runtime: Backend) -> TiledModule | AutoModule:
-        state = runtime, *((id(p), p._version, p.device) for p in self.parameters())
-        if self._folded is None or self._folded[0] != state:
-            plain = LayerStack(self, self.skips)
-            self._folded = state, build(plain, runtime)
-        return self._folded[1]
+
+def _evaluation(stack: FieldStack, runtime: Backend) -> TiledModule | AutoModule:
+    return build(LayerStack(stack, stack.skips), runtime)
 
 
 def to_stacks(model: nn.Module) -> nn.Module:

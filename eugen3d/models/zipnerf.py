@@ -40,7 +40,7 @@ class ZipNerfLossConfig:
     interlevel_mult: float = 0.01
     """Of how far the proposals fall short of what renders."""
     pulses: tuple[float, ...] = (0.03, 0.003)
-    """Half widths by which that is blurred for each proposal, in the spacing from 0 at the near to 1 at the far plane."""
+    """Half widths by which that is blurred for each proposal; from the near plane to the far one the spacing is 1."""
     distortion_mult: float = 0.005
     """Of how far the weights along a ray are spread (Barron et al. 2022, eq. 15)."""
     hash_decay_mult: float = 0.1
@@ -87,9 +87,7 @@ class EUGenZipNerfModelConfig(ModelConfig):
     def __post_init__(self) -> None:
         proposals = len(self.proposal_resolutions)
         if len(self.num_samples) != proposals + 1 or min(self.num_samples) < 1:
-            raise ValueError(
-                f"num_samples is {self.num_samples}, expected one for each of {proposals} proposals, and 1"
-            )
+            raise ValueError(f"num_samples is {self.num_samples}, expected one of each of {proposals} proposals and 1")
         if len(self.losses.pulses) != proposals:
             raise ValueError(f"losses.pulses is {self.losses.pulses}, expected one for each of {proposals} proposals")
         if self.contraction_radius <= 0:
@@ -199,8 +197,8 @@ class EUGenZipNerfModel(Model):
             edges = [ray_samples_to_sdist(level.samples) for level in levels]
             weights = [level.weights[..., 0] for level in levels]
             between = [
-                interlevel_loss(edges[-1], weights[-1], *proposal, pulse)
-                for *proposal, pulse in zip(edges[:-1], weights[:-1], config.pulses, strict=True)
+                interlevel_loss(edges[-1], weights[-1], proposed_edges, proposed, pulse)
+                for proposed_edges, proposed, pulse in zip(edges[:-1], weights[:-1], config.pulses, strict=True)
             ]
             losses["interlevel_loss"] = config.interlevel_mult * torch.stack(between).sum()
             spread = distortion_loss([levels[-1].weights], [levels[-1].samples])

@@ -1,8 +1,8 @@
 """Compile and load `chain.cpp` and `grid.cpp`, once a machine.
 
-The libraries have a plain C interface, so no header of torch has to be compiled and an upgrade of torch does not break them.
-The compiler is the one that torch's own extensions take. OpenMP's threads are shared with torch where torch brings its
-own OpenMP.
+The libraries have a plain C interface, so no header of torch has to be compiled and an upgrade of torch does not break
+them. The compiler is the one that torch's own extensions take. OpenMP's threads are shared with torch where torch
+brings its own OpenMP.
 """
 
 import ctypes

@@ -51,10 +51,9 @@ def grid_means(levels: Sequence[GridLevel], table: Tensor, means: Tensor, stds: 
 class _GridMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, means: Tensor, stds: Tensor | None, levels: tuple[GridLevel, ...]):
-        rows, points, _ = means.shape
         means, stds, table = means.contiguous(), None if stds is None else stds.contiguous(), table.contiguous()
-        outputs = table.new_empty(rows, len(levels) * table.shape[1])
-        omega = table.new_empty(rows, len(levels))
+        outputs = table.new_empty(len(means), len(levels) * table.shape[1])
+        omega = table.new_empty(len(means), len(levels))
         load_grid_library().grid_forward(
             *_arguments(levels, table, means, stds), outputs.data_ptr(), omega.data_ptr(), torch.get_num_threads()
         )

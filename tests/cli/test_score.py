@@ -22,7 +22,8 @@ from eugen3d.cli.main import main
 from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.report import error_map
 from eugen3d.cli.runs import UsageError, load_run
-from eugen3d.cli.views import choose_evenly, load_views, reduce_image
+from eugen3d.cli.views import choose_evenly, load_views
+from eugen3d.datasets.reduced import reduce_image
 from eugen3d.layers import LayerConfig
 
 Make = Callable[..., Path]

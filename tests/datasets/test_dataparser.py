@@ -18,11 +18,39 @@ def parse(scene: Path, split: str = "train", **options: Any):
     return SceneDataParserConfig(data=scene, **options).setup().get_dataparser_outputs(split=split)
 
 
-def load(scene: Path, **options: Any) -> SceneDataManager:
+def load(scene: Path, scales: tuple[int, ...] = (1,), **options: Any) -> SceneDataManager:
     config = SceneDataManagerConfig(
-        dataparser=SceneDataParserConfig(data=scene), train_num_rays_per_batch=64, eval_num_rays_per_batch=16, **options
+        dataparser=SceneDataParserConfig(data=scene, scales=scales),
+        train_num_rays_per_batch=64,
+        eval_num_rays_per_batch=16,
+        **options,
     )
     return config.setup(device="cpu", test_mode="test", world_size=1, local_rank=0)
+
+
+def test_training_views_at_scales(blender_scene: Path) -> None:
+    """Box means, and rays through the middles of the larger pixels; other splits stay as they are."""
+    manager = load(blender_scene, scales=(1, 2, 4))
+    dataset, cameras = manager.train_dataset, manager.train_dataset.cameras
+    assert [tuple(dataset[index]["image"].shape[:2]) for index in (0, 4, 8)] == [(16, 16), (8, 8), (4, 4)]
+    full, half = dataset[1]["image"], dataset[5]["image"]
+    alpha = full[..., 3].unflatten(0, (8, 2)).unflatten(2, (8, 2)).mean(dim=(1, 3))
+    torch.testing.assert_close(half[..., 3], alpha, atol=1 / 255, rtol=0)
+    rays, coarse = (cameras.generate_rays(index).directions.view(side, side, 3) for index, side in ((1, 16), (5, 8)))
+    middle = torch.nn.functional.normalize(rays[0::2, 0::2] + rays[1::2, 1::2], dim=-1)
+    torch.testing.assert_close(coarse, middle, atol=1e-3, rtol=0)
+    assert float(cameras.generate_rays(5).pixel_area.mean() / cameras.generate_rays(1).pixel_area.mean()) > 3.5
+    _, batch = manager.next_train(0)
+    assert batch["image"].shape == (64, 4) and set(batch["indices"][:, 0].tolist()) >= {0, 4, 8}
+    assert len(parse(blender_scene, "test", scales=(1, 2)).image_filenames) == 2
+
+
+def test_scales_that_cannot_be_are_refused(blender_scene: Path) -> None:
+    with pytest.raises(SceneError, match=r"images of 16 pixels a side, too small for \(1, 32\)"):
+        parse(blender_scene, scales=(1, 32))
+    for scales in ((), (0,), (2, 2)):
+        with pytest.raises(ValueError, match="scales is"):
+            SceneDataParserConfig(scales=scales)
 
 
 @pytest.fixture

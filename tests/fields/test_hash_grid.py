@@ -150,5 +150,5 @@ def test_a_grid_of_no_points_and_a_copy() -> None:
     "settings", [{"num_levels": 0}, {"base_resolution": 1}, {"max_resolution": 8}, {"log2_hashmap_size": 40}]
 )
 def test_bad_shapes_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="num_levels|resolutions"):
+    with pytest.raises(ValueError, match=r"num_levels|resolutions"):
         HashGridConfig(**settings)

@@ -118,7 +118,7 @@ def test_rendering_uses_folded_fields_and_equals_the_unfolded_ones(
     model, rays = model_of(pipeline), some_rays(pipeline)
     folded = render(pipeline, rays)
     assert set(model._folded) == {"coarse", "fine"}
-    thin = sum(p.numel() for _, tiled in model._folded.values() for p in tiled.parameters())
+    thin = sum(p.numel() for name in model._folded for p in model._folded_field(name).parameters())
     assert thin < sum(p.numel() for p in model.fields.parameters())
     monkeypatch.setattr(model, "_folded_field", lambda name: model.fields[name])
     unfolded = render(pipeline, rays)

@@ -68,9 +68,9 @@ def test_rendering_evaluates_a_folded_copy_that_follows_the_parameters() -> None
     set_runtime(stack, "eager")
     with torch.no_grad():
         torch.testing.assert_close(stack(x), expected)
-        first = stack._folded
+        first = stack._evaluation._kept
         stack(x)
-        assert first is not None and stack._folded is first, "made once"
+        assert first is not None and stack._evaluation._kept is first, "made once"
         folded = cast(tuple[Any, nn.Module], first)[1].get_submodule("module")
         assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in stack.parameters())
         stack.get_parameter("3.0.weight").mul_(2)
