@@ -147,11 +147,10 @@ class EUGenZipNerfModel(Model):
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Two groups: `grids`, the tables, and `fields`, all else."""
-        tables = {grid.table for grid in self.grids()}
-        return {
-            "fields": [p for p in self.parameters() if p.requires_grad and p not in tables],
-            "grids": [table for table in tables if table.requires_grad],
-        }
+        tables = [grid.table for grid in self.grids()]
+        own = [p for name, p in self.named_parameters() if name.startswith(("proposals.", "field.", "appearance."))]
+        rest = [p for p in own if all(p is not table for table in tables)]
+        return {"fields": [p for p in rest if p.requires_grad], "grids": [p for p in tables if p.requires_grad]}
 
     def grids(self) -> list[HashGrid]:
         """The proposals' grids, and the field's."""
