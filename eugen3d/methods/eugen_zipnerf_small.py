@@ -25,7 +25,6 @@ eugen_zipnerf_small = MethodSpecification(
                 grid=HashGridConfig(num_levels=7, max_resolution=1024, features_per_level=4, log2_hashmap_size=17),
                 proposal_resolutions=(128, 512),
                 num_samples=(32, 32, 16),
-                widths=(64, 64, 128),
                 losses=ZipNerfLossConfig(anneal_steps=500),
                 eval_num_rays_per_chunk=2048,
             ),
@@ -40,5 +39,5 @@ eugen_zipnerf_small = MethodSpecification(
         viewer=ViewerConfig(num_rays_per_chunk=2048, quit_on_train_completion=True),
         vis="tensorboard",
     ),
-    description="eugen-zipnerf with smaller grids and layers and 32 + 32 + 16 samples a ray, for a CPU.",
+    description="eugen-zipnerf with smaller grids and 32 + 32 + 16 samples a ray, for a CPU.",
 )
