@@ -24,8 +24,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from eugen3d.runtime.native_grid import MAX_FEATURES, GridLevel, grid_means, has_native_grid
+from eugen3d.runtime.tcnn_grid import TcnnGrid
 
 PRIMES = (1, 2654435761, 805459861)
+GridBackend = Literal["auto", "torch", "native", "tcnn"]
+
 INIT = 1e-4
 """Entries are drawn from [-INIT, INIT]."""
 
@@ -85,11 +88,10 @@ class HashGridConfig:
 class HashGrid(nn.Module):
     """Entries of all levels, and their weighted means.
 
-    On a CPU with a compiler they are taken by a small library, everywhere else and where positions want gradients by
-    torch; both agree up to rounding.
-
     Attributes:
         table: (entries of all levels one after the other, features_per_level); flattened, tiny-cuda-nn's parameters.
+        backend: what takes the means, all alike up to rounding: torch; native, a small library on a CPU, without
+            gradients in positions; tcnn, tiny-cuda-nn on a GPU. auto is native where that can be, else torch.
     """
 
     scales: Tensor
@@ -100,7 +102,8 @@ class HashGrid(nn.Module):
         self.out_dim = config.num_levels * config.features_per_level
         self.table = nn.Parameter(torch.empty(sum(config.sizes), config.features_per_level).uniform_(-INIT, INIT))
         self.register_buffer("scales", torch.tensor(config.scales), persistent=False)
-        self.backend: Literal["auto", "torch", "native"] = "auto"
+        self.backend: GridBackend = "auto"
+        self._tcnn: TcnnGrid | None = None
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n out_dim"]:
         """Values at points in [0, 1]³, level after level."""
@@ -140,7 +143,13 @@ class HashGrid(nn.Module):
         return index.flatten(-3), weights.flatten(-3)
 
     def _means(self, x: Tensor, stds: Tensor | None) -> tuple[Tensor, Tensor]:
-        return grid_means(self.config.levels, self.table, x, stds) if self._is_native(x, stds) else self._torch(x, stds)
+        if self._is_native(x, stds):
+            return grid_means(self.config.levels, self.table, x, stds)
+        omega = x.new_ones(*x.shape[:2], self.config.num_levels)
+        if stds is not None:
+            omega = torch.erf(1 / (math.sqrt(8) * stds[..., None] * self.scales).clamp(min=1e-20))
+        take = self._by_tcnn if self.backend == "tcnn" else self._by_torch
+        return take(x, omega / x.shape[1]), omega.mean(dim=1)
 
     def _is_native(self, x: Tensor, stds: Tensor | None) -> bool:
         """Whether the library takes the means; asked for by name it has to."""
@@ -150,18 +159,25 @@ class HashGrid(nn.Module):
             return has_native_grid()
         return self.backend == "native"
 
-    def _torch(self, x: Tensor, stds: Tensor | None) -> tuple[Tensor, Tensor]:
-        omega = x.new_ones(*x.shape[:2], self.config.num_levels)
-        if stds is not None:
-            omega = torch.erf(1 / (math.sqrt(8) * stds[..., None] * self.scales).clamp(min=1e-20))
+    def _by_tcnn(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The levels' values at points (n, points, 3), summed with weights (n, points, levels)."""
+        config = self.config
+        if self._tcnn is None:
+            shape = config.num_levels, config.features_per_level, config.log2_hashmap_size, config.base_resolution
+            self._tcnn = TcnnGrid(*shape, config.growth, self.table.numel())
+        values = self._tcnn(self.table, x.flatten(0, 1)).view(*x.shape[:2], config.num_levels, -1)
+        return (weights[..., None] * values).sum(dim=1).flatten(1)
+
+    def _by_torch(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The same."""
         start, values = 0, []
         for level, size in enumerate(self.config.sizes):
             index, shares = self.entries(x, level)
-            shares = shares * (omega[..., level, None] / x.shape[1])
+            shares = shares * weights[..., level, None]
             rows = self.table[start : start + size]
             values.append(F.embedding_bag(index.flatten(1), rows, per_sample_weights=shares.flatten(1), mode="sum"))
             start += size
-        return torch.cat(values, dim=-1), omega.mean(dim=1)
+        return torch.cat(values, dim=-1)
 
 
 def _as_int32(value: int) -> int:

@@ -24,6 +24,7 @@ from torch.nn import Parameter
 
 from eugen3d.fields import HashGrid, HashGridConfig, ProposalField, ZipLayer, ZipNerfField, ZipNerfFieldConfig
 from eugen3d.fields.cones import NUM_POINTS, cone_gaussians, pixel_radius
+from eugen3d.fields.hash_grid import GridBackend
 from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
@@ -81,6 +82,8 @@ class EUGenZipNerfModelConfig(ModelConfig):
     """What is behind the last sample; by default more of its colour."""
     losses: ZipNerfLossConfig = field(default_factory=ZipNerfLossConfig)
     """The losses beside the colours'."""
+    grid_backend: GridBackend = "auto"
+    """What looks up the grids: auto is the C++ library on a CPU, torch elsewhere; tcnn is tiny-cuda-nn."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded layers."""
 
@@ -142,6 +145,8 @@ class EUGenZipNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
+        for grid in self.grids():
+            grid.backend = config.grid_backend
         self._anneal = 1.0
         self._head = kept_runtime()
 

@@ -2,11 +2,15 @@
 
 import copy
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from eugen3d.fields.hash_grid import HashGrid, HashGridConfig
+from eugen3d.runtime import TcnnUnavailable, tcnn_grid
+from eugen3d.runtime.machine import why_no_cuda
 from eugen3d.runtime.native_grid import has_native_grid
 
 SMALL = HashGridConfig(num_levels=4, base_resolution=4, max_resolution=64, features_per_level=2, log2_hashmap_size=10)
@@ -89,6 +93,52 @@ def test_the_library_agrees_with_torch(features: int) -> None:
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-6)
     assert one.table.grad is not None and other.table.grad is not None and one.table.grad.abs().max() > 0.1
     torch.testing.assert_close(other.table.grad, one.table.grad, rtol=1e-3, atol=1e-4)
+
+
+class Encoding(torch.nn.Module):
+    """`tinycudann.Encoding` of a HashGrid as far as its numbers go: one flat vector of parameters."""
+
+    def __init__(self, n_input_dims: int, encoding_config: dict[str, Any], dtype: torch.dtype) -> None:
+        super().__init__()
+        assert n_input_dims == 3 and encoding_config["otype"] == "HashGrid" and dtype == torch.float32
+        levels, base = encoding_config["n_levels"], encoding_config["base_resolution"]
+        last = round(base * encoding_config["per_level_scale"] ** (levels - 1))
+        shape = encoding_config["n_features_per_level"], encoding_config["log2_hashmap_size"]
+        self.grid = [HashGrid(HashGridConfig(levels, base, last, *shape))]  # no submodule
+        self.params = torch.nn.Parameter(torch.full((self.grid[0].table.numel(),), torch.nan))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.grid[0].backend = "torch"
+        return torch.func.functional_call(self.grid[0], {"table": self.params.view_as(self.grid[0].table)}, (x,))
+
+
+def test_tiny_cuda_nn_reads_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a stand-in that has tiny-cuda-nn's layout: values, weights and gradients in the table and the points."""
+    monkeypatch.setattr(tcnn_grid, "load_tcnn", lambda: SimpleNamespace(Encoding=Encoding))
+    one, other = drawn(SMALL), drawn(SMALL, "tcnn")
+    means, stds = torch.rand(30, 6, 3), torch.rand(30, 6) * 0.1
+    found = []
+    for grid in (one, other):
+        points = means.clone().requires_grad_()
+        values, omega = grid.of_gaussians(points, stds)
+        values.square().sum().backward()
+        found.append((values, omega, grid.table.grad, points.grad))
+    for value, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    assert list(other.state_dict()) == ["table"] and found[0][2].abs().max() > 0.01
+
+
+def test_a_grid_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcnn_grid, "load_tcnn", lambda: SimpleNamespace(Encoding=Encoding))
+    with pytest.raises(TcnnUnavailable, match=r"numbers for a grid, expected 7"):
+        tcnn_grid.TcnnGrid(4, 2, 10, 4, 16 ** (1 / 3), 7)
+
+
+def test_without_tiny_cuda_nn_it_says_so() -> None:
+    if why_no_cuda() is None:
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(TcnnUnavailable):
+        drawn(SMALL, "tcnn")(torch.rand(3, 3))
 
 
 def test_gradients_reach_positions() -> None:
