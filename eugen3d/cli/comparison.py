@@ -10,9 +10,8 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -20,66 +19,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import first_line
 from eugen3d.cli.renders import Record, RenderStore, file_hash, fingerprint
-from eugen3d.cli.runs import UsageError, folder_names, load_run, resolve_device
+from eugen3d.cli.runs import UsageError, load_run, resolve_device
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
-from eugen3d.cli.views import Crop, Split, choose_evenly, load_views, match_files
+from eugen3d.cli.views import choose_evenly, load_views, match_files
 from eugen3d.metrics.image import image_metrics
-from eugen3d.metrics.lpips import LpipsMetric, LpipsNet, LpipsUnavailableError, find_backbone, load_lpips
-from eugen3d.runtime import Backend
+from eugen3d.metrics.lpips import LpipsMetric, LpipsUnavailableError, find_backbone, load_lpips
 from eugen3d.runtime.machine import synchronize
 
 WARM_UP_RAYS = 1024
-
-
-@dataclass
-class ComparisonConfig:
-    """Which runs are compared, and on what."""
-
-    load_config: tuple[Path, ...]
-    """The runs' config.yml, the one that the others are compared with first."""
-    names: tuple[str, ...] = ()
-    """Short names of the runs, in the same order; by default the names of their folders."""
-    num_images: int | None = None
-    """How many views are rendered, evenly chosen; by default all of the split."""
-    downscale_factor: int = 1
-    """Divides both sides of the views."""
-    crop: Crop | None = None
-    """x0 y0 width height: the part of the (reduced) views to render."""
-    split: Split = "test"
-    """Which images of the scene."""
-    background_color: Literal["white", "black"] | None = None
-    """What lies behind the scene; by default what the runs were trained with."""
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """cpu or cuda."""
-    runtime: Backend = "eager"
-    """How the folded fields are evaluated."""
-    threads: int | None = None
-    """Threads on a CPU; by default torch's choice."""
-    lpips_net: LpipsNet = "alex"
-    """The backbone of LPIPS."""
-    lpips_backbone: Path | None = None
-    """The backbone's weights as torchvision has them; by default those in torch hub's cache."""
-
-    def run_names(self) -> list[str]:
-        """The names of the runs; folders of one name are told apart by a number."""
-        return list(self.names) or folder_names(self.load_config)
-
-    def check(self) -> None:
-        """Refuse what no run could be compared with."""
-        if not self.load_config:
-            raise UsageError("--load-config: found nothing, expected at least one run's config.yml")
-        names, runs = self.run_names(), len(self.load_config)
-        if len(names) != runs:
-            raise UsageError(f"--names: found {len(names)} names, expected one for each of the {runs} runs")
-        for name in names:
-            if names.count(name) > 1 or not name or name.startswith(".") or "/" in name or "\\" in name:
-                raise UsageError(f"--names {name!r}: expected names that differ and can name a folder")
-        for flag, value in (("downscale-factor", self.downscale_factor), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"--{flag} {value}: expected at least 1")
 
 
 class Comparison:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eugen3d.cli.comparison import Comparison, ComparisonConfig
+from eugen3d.cli.comparison import Comparison
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.files import write_whole
 from eugen3d.cli.formats import relative_cells
 from eugen3d.cli.renders import RenderStore, encode_png, to_bytes

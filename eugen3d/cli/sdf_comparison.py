@@ -13,7 +13,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from rich.console import Console
 from torch import Tensor
 
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar

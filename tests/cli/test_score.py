@@ -17,7 +17,7 @@ import yaml
 from nerfstudio.scripts.eval import ComputePSNR
 
 import eugen3d.cli.comparison
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.main import main
 from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.report import error_map
