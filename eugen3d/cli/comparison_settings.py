@@ -24,6 +24,9 @@ class ComparisonConfig:
     """How many views are rendered, evenly chosen; by default all of the split."""
     downscale_factor: int = 1
     """Divides both sides of the views."""
+    scales: tuple[int, ...] = (1,)
+    """By how much both sides of the views are divided further; each is rendered and measured, the first one is what the
+    main table and page show."""
     crop: Crop | None = None
     """x0 y0 width height: the part of the (reduced) views to render."""
     split: Split = "test"
@@ -58,3 +61,6 @@ class ComparisonConfig:
         for flag, value in (("downscale-factor", self.downscale_factor), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise UsageError(f"--{flag} {value}: expected at least 1")
+        if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
+            found = " ".join(map(str, self.scales)) or "(none)"
+            raise UsageError(f"--scales {found}: expected whole numbers of at least 1, each once")

@@ -37,7 +37,7 @@ NUM_POINTS = 16_384
 """Points of a query that is timed."""
 ROUNDS = 7
 """How often every run is timed; the first time does not count."""
-OF_PICTURES = ("downscale_factor", "crop", "split", "background_color", "lpips_net", "lpips_backbone")
+OF_PICTURES = ("downscale_factor", "scales", "crop", "split", "background_color", "lpips_net", "lpips_backbone")
 
 
 class HeldOut(NamedTuple):

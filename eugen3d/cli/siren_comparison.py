@@ -30,7 +30,7 @@ NUM_POINTS = 65_536
 """Points that are decoded for a timing, at most."""
 ROUNDS = 7
 """How often every run is timed; the first time does not count."""
-OF_VIEWS = ("num_images", "downscale_factor", "crop", "split", "background_color")
+OF_VIEWS = ("num_images", "downscale_factor", "scales", "crop", "split", "background_color")
 BYTES_PER_PARAMETER = 4
 """Of the folded network, in float32."""
 
