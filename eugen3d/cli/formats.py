@@ -7,20 +7,25 @@ Cell = tuple[str, str]
 
 def relative_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
     """A run's numbers by heading, each with its relation to the first run, empty for the first run itself."""
-
-    def difference(key: str, digits: int) -> str:
-        if run is first or run[key] is None or first[key] is None:
-            return ""
-        return f"{run[key] - first[key]:+.{digits}f}".replace("-", "−")
-
     return {
-        "PSNR dB": (number(run["psnr"], 2), difference("psnr", 2)),
-        "SSIM": (number(run["ssim"], 4), difference("ssim", 4)),
-        "LPIPS": (number(run["lpips"], 4), difference("lpips", 4)),
+        "PSNR dB": _measured(run, first, "psnr", 2),
+        "SSIM": _measured(run, first, "ssim", 4),
+        "LPIPS": _measured(run, first, "lpips", 4),
         **_cost_cells(run, first),
         "s/frame": (f"{run['seconds_per_frame']:.3g}", ""),
         "speed": (f"{run['speedup']:.3g}×", ""),
     }
+
+
+def scale_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
+    """A run's PSNR at every scale that it was measured at, each beside the first run's at that scale."""
+    pairs = zip(run["scales"], first["scales"], strict=True)
+    return {scale_label(own["scale"]): _measured(own, other, "psnr", 2) for own, other in pairs}
+
+
+def scale_label(scale: int) -> str:
+    """What is left of a side: 1, 1/2, 1/4."""
+    return "1" if scale == 1 else f"1/{scale}"
 
 
 def sdf_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:
@@ -48,23 +53,22 @@ def siren_cells(run: dict[str, Any], first: dict[str, Any], file_bytes: int) -> 
     headings = {"psnr": "PSNR dB", "snr": "SNR dB", "ssim": "SSIM", "lpips": "LPIPS", "iou": "IoU"}
     headings |= {"log_spectral_distance": "LSD dB", "chamfer_to_diagonal": "chamfer/diagonal", "sign_accuracy": "signs"}
     headings |= {"normal_consistency": "normals", "surface_error": "surface"}
-
-    def difference(key: str) -> str:
-        if run is first or run[key] is None or first[key] is None:
-            return ""
-        return f"{run[key] - first[key]:+.{digits[key]}f}".replace("-", "−")
-
-    quality = {
-        heading: (number(run[key], digits[key]), difference(key)) for key, heading in headings.items() if key in run
-    }
     return {
-        **quality,
+        **{heading: _measured(run, first, key, digits[key]) for key, heading in headings.items() if key in run},
         "params": (f"{run['num_parameters']:,}", _ratio(run, first, "num_parameters")),
         "weights": (si(run["folded_bytes"], "B"), f"file × {run['folded_bytes'] / file_bytes:.3g}"),
         "FLOPs": (si(run["flops_per_sample"]), _ratio(run, first, "flops_per_sample")),
         "ms/decode": (f"{1000 * run['seconds_per_decode']:.3g}", ""),
         "speed": (f"{run['speedup']:.3g}×", ""),
     }
+
+
+def _measured(run: dict[str, Any], first: dict[str, Any], key: str, digits: int) -> Cell:
+    """A figure, and how much it is above the first run's."""
+    value, other = run[key], first[key]
+    if run is first or value is None or other is None:
+        return number(value, digits), ""
+    return number(value, digits), f"{value - other:+.{digits}f}".replace("-", "−")
 
 
 def _cost_cells(run: dict[str, Any], first: dict[str, Any]) -> dict[str, Cell]:

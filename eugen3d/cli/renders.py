@@ -29,28 +29,29 @@ class Record:
 
 
 class RenderStore:
-    """A folder with one picture and one small JSON file for each run and view."""
+    """A folder with one picture and one small JSON file for each run and view, and for each scale of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def picture_path(self, name: str, file: str) -> Path:
-        """Where the picture of a view is, 8 bits a channel."""
-        return self.folder / name / Path(file).with_suffix(".png")
+    def picture_path(self, name: str, file: str, scale: int) -> Path:
+        """Where the picture of a view is, 8 bits a channel; those of a scale above 1 have a folder of their own."""
+        folder = self.folder / name if scale == 1 else self.folder / name / f"scale_{scale}"
+        return folder / Path(file).with_suffix(".png")
 
-    def read(self, name: str, file: str, key: str) -> Record | None:
+    def read(self, name: str, file: str, scale: int, key: str) -> Record | None:
         """The record of a view, or None where there is none of that key."""
-        picture = self.picture_path(name, file)
+        picture = self.picture_path(name, file, scale)
         try:
             record = Record(**json.loads(picture.with_suffix(".json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
         return record if record.key == key and picture.exists() else None
 
-    def write(self, name: str, file: str, record: Record, rgb: Tensor) -> None:
+    def write(self, name: str, file: str, scale: int, record: Record, rgb: Tensor) -> None:
         """Keep a record and its picture (height, width, 3); the record comes last, so it vouches for the picture."""
-        picture = self.picture_path(name, file)
+        picture = self.picture_path(name, file, scale)
         record_path = picture.with_suffix(".json")
         record_path.unlink(missing_ok=True)
         write_whole(picture, encode_png(to_bytes(rgb)))

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eugen3d.cli.formats import number, relative_cells
+from eugen3d.cli.formats import number, relative_cells, scale_cells, scale_label
 from eugen3d.cli.page import measured_on, title_of, write_page
 from eugen3d.cli.renders import encode_png
 from eugen3d.cli.score_table import html_table, quality_plots
@@ -22,9 +22,10 @@ ERROR_SCALE = 0.25  # the mean absolute error over the channels that the colour 
 
 @dataclass(frozen=True)
 class ReportView:
-    """One view's pictures as PNG files."""
+    """One view's pictures at one scale as PNG files."""
 
     file: str
+    scale: int
     reference: bytes
     renders: list[bytes]
     """One of each run, in order."""
@@ -36,10 +37,11 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
     Args:
         path: the HTML file.
         result: what `eugen3d score` writes as JSON.
-        views: the pictures to show.
+        views: the pictures to show, those of one file at the result's scales one after the other.
     """
+    scales = result["runs"][0]["scales"]
     names = ["reference", *(run["name"] for run in result["runs"])]
-    shown = len(views), len(result["runs"][0]["images"])
+    shown = len(views) // len(scales), len(result["runs"][0]["images"])
     write_page(
         path,
         Path(__file__).with_name("report.html"),
@@ -47,8 +49,9 @@ def write_report(path: Path, result: dict[str, Any], views: Sequence[ReportView]
         _conditions(result),
         table=html_table(result["runs"], [relative_cells(run, result["runs"][0]) for run in result["runs"]]),
         notes=_notes(result),
+        scales=_scales(result) if len(scales) > 1 else "",
         plots=quality_plots(result["runs"], ("psnr", "PSNR in dB"), COSTS),
-        file_options=_options([view.file for view in views], 0),
+        file_options=_options([_title(view) for view in views], 0),
         left_options=_options(names, 0),
         right_options=_options(names, 1),
         shown=f"{shown[0]} of {shown[1]} views" if shown[0] < shown[1] else f"all {shown[1]} views",
@@ -100,17 +103,35 @@ def _notes(result: dict[str, Any]) -> str:
     return "".join(f"<li>{note}</li>" for note in notes)
 
 
+def _scales(result: dict[str, Any]) -> str:
+    """PSNR at every scale, as a part of the page."""
+    runs = result["runs"]
+    table = html_table(runs, [scale_cells(run, runs[0]) for run in runs])
+    note = (
+        "At 1/k both sides of a view are divided by k: the reference's pixels are means of k × k, and runs render for "
+        "a camera of as few pixels. A run that samples only their centres misses what lies between, and aliases."
+    )
+    shown = f'<div class="scroll" tabindex="0" role="region" aria-label="PSNR at every scale">{table}</div>'
+    return f'\n\n<h2>PSNR in dB at every scale</h2>\n{shown}\n<ul class="notes"><li>{note}</li></ul>'
+
+
+def _title(view: ReportView) -> str:
+    """A view's file, and its scale where it is reduced."""
+    return view.file if view.scale == 1 else f"{view.file}, {scale_label(view.scale)}"
+
+
 def _view(index: int, view: ReportView, result: dict[str, Any]) -> str:
     """A row of pictures: the reference, and every run over its error."""
-    reference = _decode(view.reference)
-    cells = [_figure(f"v{index}-0", view.reference, f"{view.file}, reference", "reference", "")]
+    reference, title = _decode(view.reference), _title(view)
+    cells = [_figure(f"v{index}-0", view.reference, f"{title}, reference", "reference", "")]
     for number_, (run, png) in enumerate(zip(result["runs"], view.renders, strict=True), start=1):
-        scores = next(image for image in result["runs"][number_ - 1]["images"] if image["file"] == view.file)
+        images = next(entry["images"] for entry in run["scales"] if entry["scale"] == view.scale)
+        scores = next(image for image in images if image["file"] == view.file)
         psnr = f"{number(scores['psnr'], 2)} dB"
-        errors = _picture("", encode_png(error_map(_decode(png), reference)), f"{view.file}, error of {run['name']}")
-        alt = f"{view.file}, rendered by {run['name']}, PSNR {psnr}"
+        errors = _picture("", encode_png(error_map(_decode(png), reference)), f"{title}, error of {run['name']}")
+        alt = f"{title}, rendered by {run['name']}, PSNR {psnr}"
         cells.append(_figure(f"v{index}-{number_}", png, alt, run["name"], psnr, errors))
-    heading = f"<h3>{escape(view.file)}</h3>"
+    heading = f"<h3>{escape(title)}</h3>"
     return f'<section class="view">{heading}<div class="strip">{"".join(cells)}</div></section>'
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eugen3d.cli.comparison import Comparison, ComparisonConfig
+from eugen3d.cli.comparison import Comparison
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.files import write_whole
-from eugen3d.cli.formats import relative_cells
+from eugen3d.cli.formats import relative_cells, scale_cells
 from eugen3d.cli.renders import RenderStore, encode_png, to_bytes
 from eugen3d.cli.report import ReportView, write_report
 from eugen3d.cli.runs import UsageError
@@ -84,6 +85,8 @@ class Score(ComparisonConfig):
         if self.report:
             write_report(self.report, result, _report_views(comparison, self.report_images))
         console.print(_table(result))
+        if len(self.scales) > 1:
+            console.print(_scale_table(result))
         for reason in sorted({entry["lpips_reason"] for entry in result["runs"]} - {None}):
             console.print(f"LPIPS was not measured: {reason}", style="yellow", highlight=False)
         for path in filter(None, (self.output, self.report)):
@@ -100,14 +103,14 @@ class Score(ComparisonConfig):
 
 
 def _report_views(comparison: Comparison, num_images: int) -> list[ReportView]:
-    """Some of the views with their pictures, evenly chosen."""
-    views, first = [], comparison.views[0]
-    for position in choose_evenly(len(comparison.indices), min(num_images, len(comparison.indices))):
-        index = comparison.indices[position]
-        file = first.files[index]
-        reference = encode_png(to_bytes(comparison.blended(0, first.reference(index))))
-        renders = [comparison.store.picture_path(name, file).read_bytes() for name in comparison.names]
-        views.append(ReportView(file, reference, renders))
+    """Some of the views with their pictures, evenly chosen, each at every scale."""
+    views, count = [], len(comparison.indices)
+    for position in choose_evenly(count, min(num_images, count)):
+        index, file = comparison.indices[position], comparison.files[position]
+        for at in comparison.scales:
+            reference = encode_png(to_bytes(comparison.blended(0, at.views[0].reference(index))))
+            paths = [comparison.store.picture_path(name, file, at.scale) for name in comparison.names]
+            views.append(ReportView(file, at.scale, reference, [path.read_bytes() for path in paths]))
     return views
 
 
@@ -120,3 +123,10 @@ def _table(result: dict[str, Any]) -> Table:
     caption = f"{result['device']}, {result['precision']}; FLOPs per sample; compared with {result['runs'][0]['name']}"
     cells = [relative_cells(run, result["runs"][0]) for run in result["runs"]]
     return terminal_table(result["runs"], cells, title, caption)
+
+
+def _scale_table(result: dict[str, Any]) -> Table:
+    runs = result["runs"]
+    cells = [scale_cells(run, runs[0]) for run in runs]
+    caption = f"references averaged; compared with {runs[0]['name']}"
+    return terminal_table(runs, cells, "PSNR dB at every scale", caption)

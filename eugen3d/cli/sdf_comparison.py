@@ -13,7 +13,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from rich.console import Console
 from torch import Tensor
 
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
@@ -37,7 +37,7 @@ NUM_POINTS = 16_384
 """Points of a query that is timed."""
 ROUNDS = 7
 """How often every run is timed; the first time does not count."""
-OF_PICTURES = ("downscale_factor", "crop", "split", "background_color", "lpips_net", "lpips_backbone")
+OF_PICTURES = ("downscale_factor", "scales", "crop", "split", "background_color", "lpips_net", "lpips_backbone")
 
 
 class HeldOut(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.progress import progress_bar
@@ -30,7 +30,7 @@ NUM_POINTS = 65_536
 """Points that are decoded for a timing, at most."""
 ROUNDS = 7
 """How often every run is timed; the first time does not count."""
-OF_VIEWS = ("num_images", "downscale_factor", "crop", "split", "background_color")
+OF_VIEWS = ("num_images", "downscale_factor", "scales", "crop", "split", "background_color")
 BYTES_PER_PARAMETER = 4
 """Of the folded network, in float32."""
 

@@ -31,11 +31,13 @@ class Views:
         dataset: the split.
         downscale_factor: by how much both sides are divided; rows and columns beyond a multiple of it are left out.
         crop: x0, y0, width and height in pixels of the reduced image.
+        scale: by how much both sides of what is left are divided once more; of a crop, the same part is seen.
     """
 
     dataset: InputDataset
     downscale_factor: int = 1
     crop: Crop | None = None
+    scale: int = 1
 
     def __post_init__(self) -> None:
         paths = [Path(path) for path in self.dataset.image_filenames]
@@ -46,14 +48,16 @@ class Views:
     def resolution(self, index: int) -> tuple[int, int]:
         """Width and height of a view in pixels."""
         _, _, width, height = self._window(index)
-        return width, height
+        return width // self.scale, height // self.scale
 
     def camera(self, index: int) -> Cameras:
         """The camera of a view, shape (1,)."""
-        x0, y0, width, height = self._window(index)
+        x0, y0, _, _ = self._window(index)
+        width, height = self.resolution(index)
         camera = copy.deepcopy(self.dataset.cameras[index : index + 1])
         camera.rescale_output_resolution(1 / self.downscale_factor)
         camera.cx, camera.cy = camera.cx - x0, camera.cy - y0
+        camera.rescale_output_resolution(1 / self.scale)
         camera.width, camera.height = torch.full_like(camera.width, width), torch.full_like(camera.height, height)
         return camera
 
@@ -61,18 +65,22 @@ class Views:
         """The image of a view, (height, width, 3 or 4) in [0, 1]; alpha is straight."""
         x0, y0, width, height = self._window(index)
         image = reduce_image(self.dataset[index]["image"], self.downscale_factor)
-        return image[y0 : y0 + height, x0 : x0 + width]
+        return reduce_image(image[y0 : y0 + height, x0 : x0 + width], self.scale)
 
     def _window(self, index: int) -> Crop:
+        """What is seen of a view, in pixels at scale 1."""
         camera = self.dataset.cameras[index]
         width, height = (int(side) // self.downscale_factor for side in (camera.width, camera.height))
         x0, y0, crop_width, crop_height = self.crop or (0, 0, width, height)
         if min(x0, y0, crop_width - 1, crop_height - 1) < 0 or x0 + crop_width > width or y0 + crop_height > height:
             found = " ".join(map(str, (x0, y0, crop_width, crop_height)))
             raise UsageError(f"--crop {found}: expected a window inside the {width} x {height} pixels of the views")
-        if min(crop_width, crop_height) < MIN_SIDE:
-            size = f"{crop_width} x {crop_height} pixels"
-            raise UsageError(f"the views are {size}, expected at least {MIN_SIDE} a side; change the reduction or crop")
+        if min(crop_width, crop_height) // self.scale < MIN_SIDE:
+            where = f"--scales {self.scale}: " if self.scale > 1 else ""
+            size = f"{crop_width // self.scale} x {crop_height // self.scale} pixels"
+            raise UsageError(
+                f"{where}the views are {size}, expected at least {MIN_SIDE} a side; change the reduction or crop"
+            )
         return x0, y0, crop_width, crop_height
 
 

@@ -1,6 +1,7 @@
 """`eugen3d score` on untrained models of a scene of 16 x 16 views."""
 
 import base64
+import dataclasses
 import errno
 import json
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ import yaml
 from nerfstudio.scripts.eval import ComputePSNR
 
 import eugen3d.cli.comparison
-from eugen3d.cli.comparison import ComparisonConfig
+from eugen3d.cli.comparison_settings import ComparisonConfig
 from eugen3d.cli.main import main
 from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.report import error_map
@@ -54,6 +56,18 @@ RUN_KEYS = [  # in this order
     "seconds_per_frame",
     "speedup",
     "images",
+    "scales",
+]
+SCALE_KEYS = [  # in this order
+    "scale",
+    "resolution",
+    "psnr",
+    "ssim",
+    "lpips",
+    "lpips_reason",
+    "seconds_per_frame",
+    "speedup",
+    "images",
 ]
 
 
@@ -62,6 +76,14 @@ def runs(make_run: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> lis
     """Two runs, dense and EUGen, as arguments; torch hub's cache is empty."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-cache"))
     return [str(make_run("dense", layer=LayerConfig("linear"))), str(make_run("eugen", seed=1))]
+
+
+@pytest.fixture
+def large_views(blender_scene: Path) -> None:
+    """The scene's test views are noise of 47 x 44 pixels, which leaves 23 x 22 of a half and 11 x 11 of a quarter."""
+    noise = np.random.default_rng(0)
+    for path in (blender_scene / "test").iterdir():
+        iio.imwrite(path, noise.integers(0, 256, (44, 47, 4), np.uint8))
 
 
 def score(output: Path, *arguments: str) -> dict[str, Any]:
@@ -98,6 +120,10 @@ def test_the_result_has_stable_keys(runs: list[str], tmp_path: Path) -> None:
     assert first["lpips"] is None and "alexnet" in first["lpips_reason"]
     assert first["checkpoint_bytes"] == next(Path(runs[0]).parent.glob("*/*.ckpt")).stat().st_size
     assert first["seconds_per_frame"] > 0
+    for run in result["runs"]:
+        (scale,) = run["scales"]
+        assert list(scale) == SCALE_KEYS and scale["scale"] == 1 and scale["resolution"] == result["resolution"]
+        assert scale == scale | {key: run[key] for key in SCALE_KEYS[2:]}
 
 
 def test_it_agrees_with_ns_eval(runs: list[str], tmp_path: Path) -> None:
@@ -167,6 +193,53 @@ def test_runs_take_turns_in_going_first(runs: list[str], tmp_path: Path, monkeyp
     assert a != b and rendered[2:] == [a, b, b, a]
 
 
+@pytest.mark.usefixtures("large_views")
+def test_every_scale_is_measured_like_views_of_that_size(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = score(tmp_path / "s.json", "--load-config", *runs, "--scales", "1", "4", "2")
+    shown = capsys.readouterr().out
+    assert result["resolution"] == [47, 44] and "at every scale" in shown
+    for run in result["runs"]:
+        assert list(run) == RUN_KEYS and [list(of) for of in run["scales"]] == [SCALE_KEYS] * 3
+        assert run == run | {key: run["scales"][0][key] for key in SCALE_KEYS[2:]}
+        assert len({round(of["psnr"], 3) for of in run["scales"]}) == 3
+    for position, (scale, size) in enumerate([(1, [47, 44]), (4, [11, 11]), (2, [23, 22])]):
+        alone = score(tmp_path / "a.json", "--load-config", *runs, "--downscale-factor", str(scale))
+        assert alone["resolution"] == size
+        for run, other in zip(result["runs"], alone["runs"], strict=True):
+            of = run["scales"][position]
+            assert (of["scale"], of["resolution"], of["images"]) == (scale, size, other["images"])
+            assert of["seconds_per_frame"] > 0 and f"{of['psnr']:.2f}" in shown
+    assert "at every scale" not in capsys.readouterr().out
+    assert (tmp_path / "s_renders" / "dense" / "r_0.png").exists()
+    assert iio.imread(tmp_path / "s_renders" / "dense" / "scale_4" / "r_1.png").shape == (11, 11, 3)
+    first = score(tmp_path / "s.json", "--load-config", *runs, "--scales", "2", "1")
+    assert first["resolution"] == [23, 22] and first["runs"][1]["psnr"] == result["runs"][1]["scales"][2]["psnr"]
+    assert "reused 4 of 4 views" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("large_views")
+def test_scales_go_on_and_take_turns(
+    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--load-config", *runs, "--num-images", "1", "--scales", "1", "2"]
+    rendered = count_renders(monkeypatch, limit=2 + 2 + 2 + 1)  # in the second scale
+    with pytest.raises(SystemExit):
+        score(tmp_path / "s.json", *arguments)
+    a, b = rendered[:2]
+    assert rendered == [a, b, a, b, a, b, b], "both warm up, render, warm up at the other scale, start with the second"
+    rendered.clear()
+    result = score(tmp_path / "s.json", *arguments)
+    assert len(rendered) == 2 + 2 and "reused 1 of 2 views" in capsys.readouterr().out
+    rendered.clear()
+    assert score(tmp_path / "s.json", *arguments) | {"date": 0} == result | {"date": 0} and rendered == []
+    for name in ("dense", "eugen"):
+        (tmp_path / "s_renders" / name / "scale_2" / "r_0.json").write_text("{}")
+    score(tmp_path / "s.json", *arguments)
+    assert len(rendered) == 2 + 2
+
+
 def test_reduced_and_cropped_views_are_what_the_full_view_shows(make_run: Make) -> None:
     run = load_run(make_run(), "cpu", "inference")
     full, cropped = load_views(run, "test"), load_views(run, "test", crop=(3, 2, 12, 11))
@@ -183,6 +256,18 @@ def test_a_reduced_camera_looks_through_the_same_window(make_run: Make, monkeypa
     assert third.shape == (5, 5)
     middles = full.directions[1:15:3, 1:15:3]  # the middle pixel of each block of three by three
     torch.testing.assert_close(third.directions, middles, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("large_views")
+def test_a_scaled_crop_sees_the_same_part(make_run: Make) -> None:
+    run = load_run(make_run(), "cpu", "inference")
+    cropped = load_views(run, "test", crop=(2, 5, 37, 35))
+    third = dataclasses.replace(cropped, scale=3)
+    assert third.resolution(1) == (12, 11)
+    torch.testing.assert_close(third.reference(1), reduce_image(cropped.reference(1), 3))
+    full, part = (views.camera(1).generate_rays(0, keep_shape=True).directions for views in (cropped, third))
+    torch.testing.assert_close(part, full[1:33:3, 1:36:3], atol=1e-5, rtol=0)
+    assert not torch.allclose(part, full[:11, :12], atol=1e-2)
 
 
 def test_reduction_averages_colours_by_their_alpha() -> None:
@@ -216,6 +301,11 @@ def test_bad_input_is_answered_with_one_line(
 ) -> None:
     dense, black = runs[0], str(make_run("black", background_color="black"))
     for arguments, expected in [
+        ([dense, "--scales", "0"], "--scales 0: expected whole numbers of at least 1, each once"),
+        ([dense, "--scales", "1", "-2"], "--scales 1 -2: expected"),
+        ([dense, "--scales", "1", "2", "2"], "--scales 1 2 2: expected"),
+        ([dense, "--scales"], "--scales (none): expected"),
+        ([dense, "--scales", "1", "2"], "--scales 2: the views are 8 x 8 pixels, expected at least 11 a side"),
         (["nowhere/config.yml"], "nowhere/config.yml: not found"),
         ([dense, "--names", "a", "b"], "--names: found 2 names, expected one for each of the 1 runs"),
         ([dense, "--names", "../a"], "--names '../a'"),
@@ -230,7 +320,7 @@ def test_bad_input_is_answered_with_one_line(
     ]:
         message = refused(capsys, "--output", str(tmp_path / "s.json"), "--load-config", *arguments)
         assert expected in message
-    assert not (tmp_path / "s.json").exists()
+    assert not (tmp_path / "s.json").exists() and not list(tmp_path.glob("s_renders/**/*.png"))
     result = score(tmp_path / "s.json", "--load-config", dense, black, "--background-color", "black")
     assert result["background_color"] == "black"
 
@@ -271,6 +361,16 @@ def test_views_too_small_for_lpips_are_measured_without(runs: list[str], tmp_pat
     assert run["lpips"] is None and "under 31 pixels a side" in run["lpips_reason"] and run["psnr"] > 0
 
 
+@pytest.mark.usefixtures("large_views")
+def test_lpips_is_measured_at_the_scales_that_are_large_enough(runs: list[str], tmp_path: Path) -> None:
+    backbone = tmp_path / "alexnet.pth"
+    torch.save(torchvision.models.alexnet().state_dict(), backbone)
+    arguments = ["--load-config", runs[0], "--scales", "1", "2", "--lpips-backbone", str(backbone)]
+    whole, half = score(tmp_path / "s.json", *arguments)["runs"][0]["scales"]
+    assert whole["lpips"] > 0 and whole["lpips_reason"] is None
+    assert half["lpips"] is None and "under 31 pixels a side" in half["lpips_reason"]
+
+
 def test_lpips_is_reported_where_its_backbone_is(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +409,24 @@ def test_the_report_is_complete_in_itself(runs: list[str], tmp_path: Path) -> No
     assert all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page))
     picture = (tmp_path / "s_renders" / "b&c" / "r_0.png").read_bytes()
     assert base64.b64encode(picture).decode() in page
+
+
+@pytest.mark.usefixtures("large_views")
+def test_the_report_shows_every_scale(runs: list[str], tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    arguments = ["--load-config", *runs, "--report", str(report), "--report-images", "1"]
+    result = score(tmp_path / "s.json", *arguments, "--scales", "1", "2", "4")
+    page = report.read_text()
+    assert "PSNR in dB at every scale" in page and '<th scope="col">1/4</th>' in page
+    assert re.findall("<h3>(.*?)</h3>", page) == ["r_0.png", "r_0.png, 1/2", "r_0.png, 1/4"]
+    assert page.count('<option value="2">r_0.png, 1/4</option>') == 1 and "1 of 2 views" in page
+    for run in result["runs"]:
+        for of, folder in zip(run["scales"], (".", "scale_2", "scale_4"), strict=True):
+            picture = (tmp_path / "s_renders" / run["name"] / folder / "r_0.png").read_bytes()
+            assert base64.b64encode(picture).decode() in page
+            assert f"{of['psnr']:.2f}" in page and f"{of['images'][0]['psnr']:.2f} dB" in page
+    score(tmp_path / "s.json", *arguments)
+    assert "at every scale" not in report.read_text() and "<h3>r_0.png</h3>" in report.read_text()
 
 
 def test_the_error_map_shows_the_error_on_its_scale() -> None:

@@ -142,8 +142,8 @@ def test_scores_of_other_kinds_do_not_mix(make_sdf_run: MakeRun, make_run: MakeR
     data = wall_sequence(count=20)
     field, nerf = make_sdf_run(name="field", data=data), make_run("nerf")
     assert "nerf/config.yml: is no run of eugen-isdf" in refused(capsys, "score", "--load-config", field, nerf)
-    assert refused(capsys, "score", "--load-config", field, "--downscale-factor", 2).startswith(
-        "error: --downscale-factor: found for runs of eugen-isdf"
-    )
+    for flag, values in (("--downscale-factor", [2]), ("--scales", [1, 2])):
+        message = refused(capsys, "score", "--load-config", field, flag, *values)
+        assert message.startswith(f"error: {flag}: found for runs of eugen-isdf")
     missing = make_sdf_run(name="missing", data=data.parent / "gone")
     assert "was found neither here" in refused(capsys, "score", "--load-config", missing)

@@ -240,9 +240,9 @@ def test_runs_are_scored_against_the_file_that_they_stand_for(
     assert json.loads(output.read_text())["runs"][0]["snr"] > 0 and report.read_text().count("<audio ") == 2
     capsys.readouterr()
     assert "stands for" in refused(capsys, "score", "--load-config", good, of_sound)
-    assert "--num-images: found for runs of eugen-siren" in refused(
-        capsys, "score", "--load-config", good, "--num-images", 2
-    )
+    for flag, values in (("--num-images", [2]), ("--scales", [1, 2])):
+        message = refused(capsys, "score", "--load-config", good, flag, *values)
+        assert f"{flag}: found for runs of eugen-siren" in message
 
 
 def test_a_scored_shape_is_seen(make_siren_run, tmp_path: Path) -> None:

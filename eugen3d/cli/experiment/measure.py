@@ -1,6 +1,7 @@
 """What an experiment's runs are compared by: pictures by PSNR, sounds by their signal-to-noise ratio, fields of signed
 distance by their error, fitted shapes by their chamfer distance."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,12 @@ TIMES = ("seconds_per_frame", "seconds_per_query", "seconds_per_decode")
 def measure_of(run: Mapping[str, Any]) -> Measure:
     """What a run is compared by, from its entry in a score or in a result: errors against a mesh where there is one."""
     return next((measure for measure in (PICTURES, SOUNDS, SHAPES, FIELDS) if measure.key in run), DEPTH)
+
+
+def scale_keys(row: Mapping[str, Any]) -> dict[str, int]:
+    """The keys of a row, or of a line of the summary, that hold PSNR at a further scale, each with that scale."""
+    found = {key: re.fullmatch(r"psnr_scale_(\d+)", key) for key in row}
+    return {key: int(match[1]) for key, match in found.items() if match}
 
 
 def seconds_of(run: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.experiment.job import Job
-from eugen3d.cli.experiment.measure import Measure, measure_of, seconds_of
+from eugen3d.cli.experiment.measure import Measure, measure_of, scale_keys, seconds_of
 from eugen3d.cli.experiment.schedule import Outcome
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.worker import log_path, read_seconds
@@ -99,6 +99,7 @@ def _row(specification: Specification, job: Job, entry: Mapping[str, Any], refer
         measure.key: value,
         f"delta_{measure.key}": None if value is None or reference is None else value - reference,
         **{key: entry.get(key) for key in measure.others},
+        **{f"psnr_scale_{of_scale['scale']}": of_scale["psnr"] for of_scale in entry.get("scales", ())[1:]},
         "num_parameters": entry["num_parameters"],
         "flops_per_sample": entry["flops_per_sample"],
         "speedup": entry["speedup"],
@@ -197,6 +198,7 @@ def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:
     key = measure.key
     values, others = ([row[key] for row in rows if row[key] is not None] for rows in (own, reference))
     mean, other = _mean(values), _mean(others)
+    at_scales = {scale: [row[scale] for row in own if row[scale] is not None] for scale in scale_keys(own[0])}
     difference = None if mean is None or other is None or own is reference else mean - other
     errors = [_squared_error(values, own), _squared_error(others, reference)]
     floor = None if None in errors else 2 * math.sqrt(sum(error for error in errors if error is not None))
@@ -204,15 +206,21 @@ def _compare(own: Sequence[Row], reference: Sequence[Row]) -> Row:
     return {
         "seeds": len(own),
         key: mean,
-        f"{key}_std": statistics.stdev(values) if len(values) > 1 else None,
+        f"{key}_std": _deviation(values),
         f"delta_{key}": difference,
         "noise_floor": floor,
         "verdict": _verdict(difference, floor, measure),
         **{other: _mean(row[other] for row in own) for other in measure.others},
+        **{scale: _mean(found) for scale, found in at_scales.items()},
+        **{f"{scale}_std": _deviation(found) for scale, found in at_scales.items()},
         **{name: first[name] for name in ("kind", "num_parameters", "flops_per_sample", "checkpoint_bytes")},
         "speedup": statistics.median(row["speedup"] for row in own),
         "seconds": statistics.median(row["seconds"] for row in own),
     }
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _squared_error(values: Sequence[float], rows: Sequence[Row]) -> float | None:

@@ -8,8 +8,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from eugen3d.cli.experiment.measure import FIELDS, PICTURES, SHAPES, SOUNDS, measure_of
-from eugen3d.cli.formats import number, si
+from eugen3d.cli.experiment.measure import FIELDS, PICTURES, SHAPES, SOUNDS, measure_of, scale_keys
+from eugen3d.cli.formats import number, scale_label, si
 from eugen3d.cli.page import measured_on, write_page
 from eugen3d.cli.plots import Point, scatter
 
@@ -37,6 +37,9 @@ def remarks(result: Row) -> list[str]:
             "SDF: mean |s - d| in the volume that held-out frames saw, surface: at the points that they measured, "
             "1 - cos: of the gradients; depth: of traced rays; a query is of distances and gradients"
         )
+    scales = [scale_label(scale) for scale in scale_keys(result["summary"][0]).values()]
+    if scales:
+        notes.append(f"{', '.join(scales)}: PSNR dB of the views at this part of their sides, means over the seeds")
     verdicts = {row["verdict"] for row in result["summary"] if row[f"delta_{measure.key}"] is not None}
     if None in verdicts:
         notes.append("*: one seed, so that nothing says how much of it is noise")
@@ -168,6 +171,7 @@ def _picture_cells(row: Row) -> dict[str, str]:
     return {
         "PSNR dB": number(row["psnr"], 2) + _spread(row["psnr_std"]),
         "Δ dB": _difference(row, difference),
+        **{scale_label(scale): number(row[key], 2) for key, scale in scale_keys(row).items()},
         "SSIM": number(row["ssim"], 4),
         "LPIPS": number(row["lpips"], 4),
         **_cost_cells(row),

@@ -1,12 +1,14 @@
 """What the seeds say of a difference, in numbers computed by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eugen3d.cli.experiment.job import Job
 from eugen3d.cli.experiment.measure import FIELDS
-from eugen3d.cli.experiment.result import summarize
+from eugen3d.cli.experiment.result import make_rows, summarize
 from eugen3d.cli.experiment.specification import Specification
 from eugen3d.cli.experiment.view import describe_failure, lines, remarks, write_experiment_page
 
@@ -96,6 +98,36 @@ def test_an_unmeasured_psnr_is_no_number() -> None:
     summary = summarize(SPECIFICATION, rows("dense", [None]) + rows("eugen", [21.0]))
     assert (summary[0]["psnr"], summary[1]["delta_psnr"], summary[1]["verdict"]) == (None, None, None)
     assert lines(summary)[0]["PSNR dB"] == "–" and lines(summary)[1]["Δ dB"] == ""
+
+
+def test_a_row_has_the_psnr_of_every_further_scale(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    product = make_run()
+    job = Job("disc", "dense", "dense", "given", (), tmp_path, product, "key")
+    scales = [{"scale": scale, "psnr": 20.0 + scale} for scale in (1, 2, 4)]
+    entry = {"name": "dense", "method": "eugen-nerf", "psnr": 21.0, "ssim": 0.9, "lpips": None, "speedup": 1.0}
+    entry |= {"num_parameters": 9, "flops_per_sample": 2.0, "seconds_per_frame": 0.5, "checkpoint_bytes": 4}
+    (row,) = make_rows(SPECIFICATION, {"dense": job}, {"runs": [entry | {"scales": scales}]})
+    assert (row["psnr"], row["psnr_scale_2"], row["psnr_scale_4"]) == (21.0, 22.0, 24.0)
+    for earlier in (entry, entry | {"scales": scales[:1]}):
+        (plain,) = make_rows(SPECIFICATION, {"dense": job}, {"runs": [earlier]})
+        assert row == plain | {"psnr_scale_2": 22.0, "psnr_scale_4": 24.0} and len(row) == len(plain) + 2
+
+
+def test_scales_have_their_means_and_deviations() -> None:
+    """s = 1 at a half of the first run, one seed of the other."""
+    dense_rows = [
+        row | {"psnr_scale_2": row["psnr"] - 3.0, "psnr_scale_8": None} for row in rows("dense", [20.0, 21.0, 22.0])
+    ]
+    eugen_rows = [row | {"psnr_scale_2": 16.5, "psnr_scale_8": 12.0} for row in rows("eugen", [21.0])]
+    summary = summarize(SPECIFICATION, dense_rows + eugen_rows)
+    dense, eugen = summary
+    assert (dense["psnr_scale_2"], dense["psnr_scale_2_std"], dense["psnr_scale_8"]) == (18.0, 1.0, None)
+    assert (eugen["psnr_scale_2"], eugen["psnr_scale_2_std"], eugen["psnr_scale_8"]) == (16.5, None, 12.0)
+    assert [line["1/2"] for line in lines(summary)] == ["18.00", "16.50"]
+    assert [line["1/8"] for line in lines(summary)] == ["–", "12.00"]
+    notes = remarks({"summary": summary, "settings": {"compare_with": "dense"}})
+    assert any(note.startswith("1/2, 1/8: PSNR dB") for note in notes)
+    assert "1/2" not in lines(summarize(SPECIFICATION, rows("dense", [20.0])))[0]
 
 
 def test_the_page_has_the_table_the_pictures_and_what_failed(tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ PLAN = {"plan": "dense", "flags": {"max-flops": "0.5x"}}
         (experiment({"dense": DENSE | {"flags": {"max-num-iteration": 3}}}), "jobs.dense: Unrecognized options"),
         (experiment({"dense": DENSE}, score={"num-image": 1}), "score: Unrecognized options: --num-image"),
         (experiment({"dense": DENSE}, score={"downscale-factor": 0}), "score: --downscale-factor 0"),
+        (experiment({"dense": DENSE}, score={"scales": [1, 2, 2]}), "score: --scales 1 2 2: expected"),
         (experiment({"dense": DENSE}, score={"output": "x"}), "score: output: is set by the experiment"),
         (experiment({"dense": DENSE}, **{"compare-with": "x"}), "compare-with: found 'x', expected one of dense"),
     ],
