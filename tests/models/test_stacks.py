@@ -60,7 +60,7 @@ def test_tiny_cuda_nn_is_refused_with_the_flag() -> None:
 
 
 def test_rendering_evaluates_a_folded_copy_that_follows_the_parameters() -> None:
-    stack = to_stacks(MLP(5, 4, 12, 4, skip_connections=(2,))).eval()
+    stack = cast(FieldStack, to_stacks(MLP(5, 4, 12, 4, skip_connections=(2,))).eval())
     place_drawn(stack, {"1": EUGenConfig(4, use_norm=False)})
     x = torch.randn(2, 7, 5)
     expected = stack(x)
