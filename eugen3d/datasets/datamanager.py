@@ -1,5 +1,6 @@
 """A datamanager that reads scenes of either layout, keeps alpha, and can draw the foreground's pixels more often."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,14 +99,23 @@ class SceneDataManagerConfig(VanillaDataManagerConfig):
     """The dataparser; the default reads Blender's and nerfstudio's layouts."""
     pixel_sampler: PixelSamplerConfig = field(default_factory=ForegroundPixelSamplerConfig)
     """How training pixels are drawn."""
+    scales: tuple[int, ...] = (1,)
+    """Factors by which the training images are reduced, each image by each of them; by their mean over whole pixels."""
 
 
 class SceneDataManager(VanillaDataManager[SceneDataset]):
     """nerfstudio's datamanager, ended by one clear line and exit code 2 where the scene cannot be used."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: SceneDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         try:
-            super().__init__(*args, **kwargs)
+            if config.scales != (1,):
+                if not isinstance(config.dataparser, SceneDataParserConfig):
+                    found = type(config.dataparser).__name__
+                    raise SceneError(f"--pipeline.datamanager.scales: found {found}, expected the default dataparser")
+                config = dataclasses.replace(
+                    config, dataparser=dataclasses.replace(config.dataparser, scales=config.scales)
+                )
+            super().__init__(config, *args, **kwargs)
         except SceneError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None

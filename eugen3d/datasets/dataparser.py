@@ -44,7 +44,7 @@ class SceneDataParserConfig(DataParserConfig):
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) < 1 or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"scales is {self.scales}, expected whole numbers of 1 or more that differ")
+            raise SceneError(f"scales: is {self.scales}, expected whole numbers of 1 or more that differ")
 
 
 @dataclass

@@ -9,6 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 
 from eugen3d.datasets import SceneDataManagerConfig, SceneDataParserConfig, SceneError
 from eugen3d.datasets.datamanager import SceneDataManager
@@ -20,7 +21,8 @@ def parse(scene: Path, split: str = "train", **options: Any):
 
 def load(scene: Path, scales: tuple[int, ...] = (1,), **options: Any) -> SceneDataManager:
     config = SceneDataManagerConfig(
-        dataparser=SceneDataParserConfig(data=scene, scales=scales),
+        dataparser=SceneDataParserConfig(data=scene),
+        scales=scales,
         train_num_rays_per_batch=64,
         eval_num_rays_per_batch=16,
         **options,
@@ -49,8 +51,20 @@ def test_scales_that_cannot_be_are_refused(blender_scene: Path) -> None:
     with pytest.raises(SceneError, match=r"images of 16 pixels a side, too small for \(1, 32\)"):
         parse(blender_scene, scales=(1, 32))
     for scales in ((), (0,), (2, 2)):
-        with pytest.raises(ValueError, match="scales is"):
+        with pytest.raises(SceneError, match="scales: is"):
             SceneDataParserConfig(scales=scales)
+
+
+def test_scales_that_cannot_be_end_with_one_line(blender_scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = BlenderDataParserConfig(data=blender_scene)
+    for config in (
+        SceneDataManagerConfig(dataparser=SceneDataParserConfig(data=blender_scene), scales=(0,)),
+        SceneDataManagerConfig(dataparser=other, scales=(1, 2)),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            config.setup(device="cpu", test_mode="test", world_size=1, local_rank=0)
+        message = capsys.readouterr().err
+        assert exit_.value.code == 2 and message.count("\n") == 1 and "scales: " in message
 
 
 @pytest.fixture

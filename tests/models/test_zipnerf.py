@@ -36,7 +36,8 @@ def make_pipeline(scene: Path, seed: int = 0, scales: tuple[int, ...] = (1,), **
     }
     config = VanillaPipelineConfig(
         datamanager=SceneDataManagerConfig(
-            dataparser=SceneDataParserConfig(data=scene, scales=scales),
+            dataparser=SceneDataParserConfig(data=scene),
+            scales=scales,
             train_num_rays_per_batch=64,
             eval_num_rays_per_batch=64,
         ),
