@@ -113,7 +113,7 @@ def scattered(i: Array, j: Array) -> Array:
     return np.floor(9973.0 * np.abs(np.sin(12.9 * i + 78.2 * j + 1.7)))
 
 
-def bricks(palette: str = "c9bda8 a8503a 95432f b8634a 8a3a2a c07a5a") -> Material:
+def bricks(palette: str = "b89a84 a8543e 9c4a36 b05c46 964432 b06450") -> Material:
     """Brickwork for a tile of 2 units."""
     return paint(masonry(8, 20, 5, 0.14), palette, (1024, 1024))
 
@@ -129,15 +129,15 @@ def fountain() -> list[Part]:
     stem = [(0.16, 0.0), (0.2, 0.3), (0.1, 0.42), (0.085, 0.8), (0.15, 0.9), (0.06, 0.98), (0.055, 1.2), (0.1, 1.27)]
 
     def tesserae(u: Array, v: Array) -> Array:
-        row, column = np.floor(v * 32.0), np.floor(u * 96.0)
-        wave = np.abs(row - 12.0 - 3.0 * np.sin(column * np.pi / 6.0)) < 1.6
-        seam = (u * 96.0 % 1.0 < 0.1) | (v * 32.0 % 1.0 < 0.1)
+        row, column = np.floor(v * 24.0), np.floor(u * 72.0)
+        wave = np.abs(row - 9.0 - 2.5 * np.sin(column * np.pi / 6.0)) < 1.6
+        seam = (u * 72.0 % 1.0 < 0.08) | (v * 24.0 % 1.0 < 0.08)
         return np.select([seam, wave], [0, 4 + scattered(row, column) % 2], 1 + scattered(column, row) % 3)
 
     def shell(u: Array, v: Array) -> Array:
         return np.floor(u * 48.0) % 2 + 2 * (np.floor(v * 20.0) % 4 == 0)
 
-    tiles = paint(tesserae, "d8d2c0 1f6f8f 2f8fa8 175a7a e8c84a d9822b", (2048, 1024))
+    tiles = paint(tesserae, "a8b4b0 1f6f8f 2a7f98 1a6484 e8c84a d9902f", (2048, 1024))
     carved = paint(shell, "e6dcc4 b79f78 8f5a3a 6f4630", (1024, 512))
     ripples = paint(lambda u, v: np.floor(24.0 * v + 0.5 * np.sin(u * 8.0 * np.pi)), "3a8fa0 63b3bd", (512, 1024), 0.12)
     bowl = np.array([(0.05, 0.0), (0.2, 0.03), (0.4, 0.13), (0.44, 0.2), (0.41, 0.2), (0.36, 0.14), (0.0, 0.06)])
@@ -220,15 +220,13 @@ def planters(rng: np.random.Generator) -> list[Part]:
     ]
     pots = [paint(zigzag, "c8613a f0d9a8 7a2f1c", (1024, 256)), paint(grid_of(24.0, 6.0), "efe6d0 33506f", (1024, 256))]
     greens = (
-        "2f6b2a 4f9438 7ab84a 245420",
-        "4a7a30 90b848 d84a6a f2a0b8 2f5a24",
-        "6a8a3a b8b85a 8aa84a",
-        "3a6a3a f2c832 5a9a44",
+        "3f7b32 4f8a3a 62a044 356c2c",
+        "4a7a30 6a9440 c8587a d888a0 3f6a2c",
+        "7a963e a0aa50 8aa048",
+        "4a7a3c d8bc3c 5a8c40",
     )
-    parts, pot = (
-        [],
-        np.array([(0.0, 0.0), (0.13, 0.0), (0.19, 0.26), (0.21, 0.26), (0.21, 0.32), (0.17, 0.32), (0.0, 0.28)]),
-    )
+    parts = []
+    pot = np.array([(0.0, 0.0), (0.13, 0.0), (0.19, 0.26), (0.21, 0.26), (0.21, 0.32), (0.17, 0.32), (0.0, 0.28)])
     for k, (angle, radius) in enumerate(((180.0, 1.5), (345.0, 1.45), (120.0, 1.45), (282.0, 1.42))):
         if k < 2:
             parts += moved([block((0.42, 0.42, 0.34), (0, 0, 0), boxes[k])], polar(radius, angle), angle)
@@ -283,17 +281,17 @@ def pavement() -> list[Part]:
     """The paved floor, and rings of inlaid mosaic about the fountain."""
 
     def inlay(u: Array, v: Array) -> Array:
-        ring, column = np.floor(v * 24.0), np.floor(u * 192.0)
+        ring, column = np.floor(v * 12.0), np.floor(u * 96.0)
         star = np.abs((u * 24.0) % 1.0 - 0.5) * 2.0 < np.abs(v * 24.0 % 8.0 - 4.0) / 4.0
-        seam = (u * 192.0 % 1.0 < 0.08) | (v * 24.0 % 1.0 < 0.08)
+        seam = (u * 96.0 % 1.0 < 0.06) | (v * 12.0 % 1.0 < 0.06)
         return np.where(seam, 0, 1 + np.where(star, 2 + scattered(column, ring) % 2, scattered(column, ring) % 2))
 
     def cobbles(u: Array, v: Array) -> Array:
         border = (u * 1.0 % 1.0 < 0.09) | (v % 1.0 < 0.09)
         return np.where(border, 6 + (np.floor(u * 32.0) + np.floor(v * 32.0)) % 2, masonry(16, 16, 5, 0.1)(u, v))
 
-    mosaic = paint(inlay, "6a6258 d8c8a8 c4b290 8a4a3a a05a44", (4096, 512))
-    stones = paint(cobbles, "7d7468 b8ac98 c8bca6 a89c8a cfc4b0 bcae9c 5f6a70 d8cfba", (2048, 2048))
+    mosaic = paint(inlay, "9a8672 d8c8a8 d0c09e 964e3c a05a44", (4096, 512))
+    stones = paint(cobbles, "988c7c bcb09c c2b6a0 b6aa96 c4b8a4 beb29e 747c7e d0c6b2", (2048, 2048))
     disc = np.array([(FLOOR_RADIUS, -0.3), (FLOOR_RADIUS, 0.0), (0.0, 0.0)])
     annulus = np.array([(2.1, 0.0), (2.1, 0.004), (0.9, 0.004)])
     return [clad(lathe(disc, 96), stones, (0, 0, 0), 12), lathe_at(annulus, 128, mosaic)]

@@ -62,7 +62,7 @@ def arch(width: float, height: float, opening: float, spring: float, depth: floa
 
 def arcade() -> list[Part]:
     """Four arches towards +x, under a cornice."""
-    stone, trim = flags("8f8370 d8c49c c9b286 e0cfaa bfa87c d2bd92"), flags("a07a5a c8a078 b88f68")
+    stone, trim = flags("a4947a d2be94 c9b488 d8c69e c4ae82 cebb90"), flags("a07a5a c8a078 b88f68")
     bays = [clad(arch(2.2, 3.3, 1.56, 1.95, 0.5), stone, (2.2 * k - 3.3, 0, 0)) for k in range(4)]
     piers = [slab((0.78, 0.6, 0.2), trim, (2.2 * k - 4.4, 0, z)) for k in range(5) for z in (0.0, 1.85)]
     return moved(
@@ -98,7 +98,7 @@ def panes(frame: str) -> Material:
 def house_front() -> list[Part]:
     """A plastered house towards -x with a tiled roof, windows with shutters, and a door."""
     plaster = paint(masonry(2, 3, 3, 0.012), "d0a878 e6c898 e2c28e dfbe8a", (512, 512))
-    roof = paint(masonry(10, 10, 4, 0.2), "6a3020 b0583a a04a30 c06a48 944028", (1024, 1024))
+    roof = paint(masonry(10, 10, 4, 0.2), "803c28 a8543a a04c32 b05c40 984630", (1024, 1024))
     slats = paint(lambda u, v: np.floor(v * 40.0), "2f6a5a 4f8f7a", (16, 512))
     parts = [slab((7.4, 3.0, 3.9), plaster, (0, 1.5, 0)), clad(gable(7.9, 3.7, 1.5), roof, (0, 1.5, 3.9))]
     parts.append(slab((7.44, 3.04, 0.5), flags("6f675c 9a9080 a89c8a 8a8072"), (0, 1.5, 0)))
@@ -160,7 +160,7 @@ def lamp_posts() -> list[Part]:
 
 def trees(rng: np.random.Generator) -> list[Part]:
     """Cypresses in the gaps of the court, and one broad tree, of single leaves about darker cores."""
-    needles, crown = foliage("2f5a2c 3f7038 24482a 4f8040"), foliage("4f8a34 6aa63f 86b850 3c7030 a0c860")
+    needles, crown = foliage("345e30 3c6a36 2e542c 44743a"), foliage("58903a 649c40 72a848 4c8036 80b050")
     leafy, cores, trunks = [], [], []
     places = [(9.6, 128, 3.6), (10.8, 137, 4.6), (11.0, 222, 4.2), (9.8, 231, 3.2), (10.4, 313, 3.4), (11.8, 24, 4.4)]
     for radius, angle, height in places:
@@ -279,11 +279,8 @@ def towers() -> list[Part]:
         slab((4.4, 4.4, 17), bricks(), (0, 0, -1), 0, 8),
         clad(gable(5.0, 5.0, 6.0), bricks("5a7a78 6a8f8a"), (0, 0, 16)),
     ]
-    mast = [
-        ((2 - 0.05 * z) * np.array([a, b, 0]) + [0, 0, z] for z in (0, 38))
-        for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))
-    ]
-    legs = [tuple(leg) for leg in mast]
+    feet = [np.array([a, b, 0.0]) for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
+    legs = [(2.0 * foot, 0.1 * foot + [0.0, 0.0, 38.0]) for foot in feet]
     levels = np.linspace(0.0, 1.0, 13)
     braces = []
     for (a0, a1), (b0, b1) in zip(legs, legs[1:] + legs[:1], strict=True):
