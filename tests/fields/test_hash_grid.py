@@ -180,6 +180,18 @@ def test_weights_and_gradients_are_finite(std: float) -> None:
     assert values.isfinite().all() and stds.grad is not None and stds.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_what_is_no_number_stays_none(backend: str) -> None:
+    """And reads nothing beyond the table."""
+    grid = drawn(SMALL, backend)
+    means, stds = torch.rand(6, 2, 3), torch.full((6, 2), 0.01)
+    means[0], means[1, 0, 1], stds[2, 1] = torch.nan, torch.inf, torch.nan
+    with torch.no_grad():
+        values, omega = grid.of_gaussians(means, stds)
+    assert values[0].isnan().all() and values[2].isnan().all() and omega[2].isnan().all()
+    assert values[3:].isfinite().all() and omega[[0, 1, 3, 4, 5]].isfinite().all()
+
+
 def test_mean_squares_are_of_levels() -> None:
     grid = HashGrid(SMALL)
     torch.nn.init.zeros_(grid.table)
