@@ -56,6 +56,8 @@ class ComparisonConfig:
     """cpu or cuda."""
     runtime: Backend = "eager"
     """How the folded fields are evaluated."""
+    skip: bool = True
+    """Whether runs that `eugen3d bake` has given a grid skip what it says is empty."""
     threads: int | None = None
     """Threads on a CPU; by default torch's choice."""
     lpips_net: LpipsNet = "alex"
@@ -102,6 +104,7 @@ class Comparison:
         self.models = [teacher_of(run) for run in self.runs]
         for model in self.models:
             model.set_runtime(settings.runtime)
+            model.set_skipping(settings.skip)
         self.background_color = self._background_color()
         self.views = [load_views(r, settings.split, settings.downscale_factor, settings.crop) for r in self.runs]
         match_files(self.names, self.views)
@@ -219,7 +222,7 @@ class Comparison:
                 "checkpoint": file_hash(run.checkpoint),
                 "config": file_hash(settings.load_config[which]),
                 "lpips": [settings.lpips_net, file_hash(backbone)] if backbone else None,
-                "conditions": [device_name(self.device), versions(self.device), settings.runtime],
+                "conditions": [device_name(self.device), versions(self.device), settings.runtime, settings.skip],
                 "views": [settings.split, settings.downscale_factor, settings.crop, self.background_color],
             }
         )
@@ -237,6 +240,7 @@ class Comparison:
             "versions": versions(self.device),
             "date": now(),
             "threads": torch.get_num_threads(),
+            "skip": settings.skip,
             "runs": [self._run_result(which, own, records[0]) for which, own in enumerate(records)],
         }
 

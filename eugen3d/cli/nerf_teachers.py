@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -55,6 +56,9 @@ class NerfTeacher(ABC):
     @abstractmethod
     def set_runtime(self, runtime: Backend) -> None:
         """Choose how the folded fields are evaluated in rendering."""
+
+    def set_skipping(self, skipping: bool) -> None:
+        """Choose whether rendering skips what the model's grid, if it has one, says is empty."""
 
     def render(self, camera: Cameras) -> Tensor:
         """The picture (height, width, 3) that a camera takes."""
@@ -127,6 +131,9 @@ class EUGenNerfTeacher(NerfTeacher):
     def set_runtime(self, runtime: Backend) -> None:
         self.model.config.runtime = runtime
 
+    def set_skipping(self, skipping: bool) -> None:
+        self.model.config.occupancy = replace(self.model.config.occupancy, skipping=skipping)
+
 
 class EUGenZipNerfTeacher(NerfTeacher):
     """An eugen-zipnerf: the dense layers of the field that renders, over the features of its grid.
@@ -157,3 +164,6 @@ class EUGenZipNerfTeacher(NerfTeacher):
 
     def set_runtime(self, runtime: Backend) -> None:
         self.model.config.runtime = runtime
+
+    def set_skipping(self, skipping: bool) -> None:
+        self.model.config.occupancy = replace(self.model.config.occupancy, skipping=skipping)

@@ -5,7 +5,7 @@ axis alone, so that pictures of any size are free of aliasing.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +28,15 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
+from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
+from eugen3d.models.skipping import Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
+
+
+CELL_WIDTHS = (1 / 2, 1 / 16)
+"""Standard deviations of the Gaussians that a grid is baked from, in sides of its cells."""
 
 
 @dataclass
@@ -83,6 +89,8 @@ class EUGenZipNerfModelConfig(ModelConfig):
     """The losses beside the colours'."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded layers."""
+    occupancy: OccupancyConfig = OccupancyConfig()
+    """What rendering skips; `eugen3d bake` fills the grid."""
 
     def __post_init__(self) -> None:
         proposals = len(self.proposal_resolutions)
@@ -144,6 +152,7 @@ class EUGenZipNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
+        self.occupancy = config.occupancy.make_grid(config.contraction_radius)
         self._anneal = 1.0
         self._head = kept_runtime()
 
@@ -253,42 +262,80 @@ class EUGenZipNerfModel(Model):
         assert samples.deltas is not None
         return tuple(x.view(*shape, -1) for x in inputs), weights, samples.deltas[..., 0]
 
+    @torch.no_grad()
+    def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
+        """What the grid is baked from: the density of the field that renders, of Gaussians as wide as half a cell and as
+        narrow as a sixteenth, about a pixel's."""
+        assert self.occupancy is not None
+        field = self.field
+
+        def density(points: Tensor, sides: Tensor) -> Tensor:
+            widths = [field.head.density_of(field.features(points[:, None], sides[:, None] * w)) for w in CELL_WIDTHS]
+            return torch.stack(widths).amax(dim=0)
+
+        return self.occupancy.cell_alphas(density, generator=generator, advance=advance)
+
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
         """The proposals, and the field that renders."""
-        levels, samples = self._propose(ray_bundle)
-        inputs = self._head_inputs(samples)
-        density, rgb = (self.field.head if self.training else self._evaluation())(*inputs)
+        skips = not self.training and self.config.occupancy.skipping
+        levels, samples, spans = self._propose(ray_bundle, self.occupancy if skips else None)
+        head = self.field.head if self.training else self._evaluation()
+        if spans is None:
+            density, rgb = head(*self._head_inputs(samples))
+        else:
+            live = spans.of(samples)
+            if self.config.background_color == "last_sample":
+                live[:, -1] = True
+            density, rgb = self._evaluate_live(live, samples, lambda at: head(*self._head_inputs(samples, at)))
         weights = samples.get_weights(density.view(*samples.shape, 1))
         return [*levels, Level(samples, weights, rgb.view(*samples.shape, 3))]
 
-    def _propose(self, ray_bundle: RayBundle) -> tuple[list[Level], RaySamples]:
-        """The proposals, and the intervals of the field that renders."""
+    def _propose(
+        self, ray_bundle: RayBundle, grid: OccupancyGrid | None = None
+    ) -> tuple[list[Level], RaySamples, OccupiedSpans | None]:
+        """The proposals, the intervals of the field that renders and, by a grid, what of the rays is occupied."""
         levels: list[Level] = []
         samples = self.sampler_first(ray_bundle, self.config.num_samples[0])
+        spans = None if grid is None else OccupiedSpans.of_rays(grid, ray_bundle, samples)
         for proposal, count in zip(self.proposals, self.config.num_samples[1:], strict=True):
-            means, stds = self._gaussians(samples)
-            weights = samples.get_weights(proposal(means, stds).view(*samples.shape, 1))
+            if spans is None:
+                density = proposal(*self._gaussians(samples))
+            else:
+                density, _ = self._evaluate_live(
+                    spans.of(samples),
+                    samples,
+                    lambda at, proposal=proposal, samples=samples: (proposal(*self._gaussians(samples, at)),),
+                )
+            weights = samples.get_weights(density.view(*samples.shape, 1))
             levels.append(Level(samples, weights, None))
             samples = self.sampler_pdf(ray_bundle, samples, weights.detach() ** self._anneal, count)
-        return levels, samples
+        return levels, samples, spans
 
-    def _gaussians(self, samples: RaySamples) -> tuple[Tensor, Tensor]:
-        """Every interval's Gaussians: (n * samples, 6, 3) and (n * samples, 6)."""
-        frustums = samples.frustums
-        means, stds = cone_gaussians(
-            frustums.origins[:, 0],
-            frustums.directions[:, 0],
-            pixel_radius(frustums.pixel_area[:, 0, 0]),
-            frustums.starts[..., 0],
-            frustums.ends[..., 0],
-            is_random=self.training,
+    def _evaluate_live(
+        self, live: Tensor, samples: RaySamples, evaluate: Callable[[Intervals], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        assert samples.deltas is not None
+        return evaluate_front_to_back(
+            live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
         )
+
+    def _gaussians(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, Tensor]:
+        """The Gaussians of all n * samples intervals, or of some m: (m, 6, 3) and (m, 6)."""
+        frustums = samples.frustums
+        radius = pixel_radius(frustums.pixel_area[:, 0, 0])
+        rays = frustums.origins[:, 0], frustums.directions[:, 0], radius
+        ends, index = (frustums.starts[..., 0], frustums.ends[..., 0]), None
+        if at is not None:
+            rays = tuple(x[at[0]] for x in rays)
+            ends, index = tuple(x[at][:, None] for x in ends), at[1][:, None]
+        means, stds = cone_gaussians(*rays, *ends, index=index, is_random=self.training)
         return means.view(-1, NUM_POINTS, 3), stds.view(-1, NUM_POINTS)
 
-    def _head_inputs(self, samples: RaySamples) -> tuple[Tensor, ...]:
+    def _head_inputs(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, ...]:
         """What the layers see of intervals: features, directions and, where there is one, appearance."""
-        features = self.field.features(*self._gaussians(samples))
-        directions = samples.frustums.directions.expand(*samples.shape, 3).reshape(-1, 3)
+        features = self.field.features(*self._gaussians(samples, at))
+        directions = samples.frustums.directions.expand(*samples.shape, 3)
+        directions = directions.reshape(-1, 3) if at is None else directions[at]
         if self.appearance is None:
             return features, directions
         if self.training:
