@@ -18,6 +18,7 @@ from eugen3d.distill import Network, RaySamples
 from eugen3d.layers import fold
 from eugen3d.metrics.cost import Cost, dense_parameters, field_cost, nerf_samples_per_ray
 from eugen3d.models.nerf import EUGenNerfModel
+from eugen3d.models.occupancy import OccupancyConfig
 from eugen3d.models.zipnerf import EUGenZipNerfModel
 from eugen3d.runtime import Backend
 
@@ -59,6 +60,9 @@ class NerfTeacher(ABC):
 
     def set_skipping(self, skipping: bool) -> None:
         """Choose whether rendering skips what the model's grid, if it has one, says is empty."""
+        occupancy = getattr(self.model.config, "occupancy", None)
+        if isinstance(occupancy, OccupancyConfig):
+            self.model.config.occupancy = replace(occupancy, skipping=skipping)
 
     def render(self, camera: Cameras) -> Tensor:
         """The picture (height, width, 3) that a camera takes."""
@@ -131,9 +135,6 @@ class EUGenNerfTeacher(NerfTeacher):
     def set_runtime(self, runtime: Backend) -> None:
         self.model.config.runtime = runtime
 
-    def set_skipping(self, skipping: bool) -> None:
-        self.model.config.occupancy = replace(self.model.config.occupancy, skipping=skipping)
-
 
 class EUGenZipNerfTeacher(NerfTeacher):
     """An eugen-zipnerf: the dense layers of the field that renders, over the features of its grid.
@@ -164,6 +165,3 @@ class EUGenZipNerfTeacher(NerfTeacher):
 
     def set_runtime(self, runtime: Backend) -> None:
         self.model.config.runtime = runtime
-
-    def set_skipping(self, skipping: bool) -> None:
-        self.model.config.occupancy = replace(self.model.config.occupancy, skipping=skipping)

@@ -23,7 +23,7 @@ from eugen3d.fields import NerfField, NerfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
-from eugen3d.models.occupancy import OccupancyConfig
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
 from eugen3d.models.skipping import Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.runtime import AutoModule, Backend, TiledModule, build
 from eugen3d.training import has_bfloat16
@@ -63,7 +63,7 @@ class EUGenNerfModelConfig(ModelConfig):
     """Precision of the matrix products in training; "auto" takes bfloat16 where the processor computes in it."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded fields."""
-    occupancy: OccupancyConfig = OccupancyConfig()
+    occupancy: OccupancyConfig = NO_OCCUPANCY
     """What rendering skips; `eugen3d bake` fills the grid."""
 
     def field_config(self) -> NerfFieldConfig:

@@ -1,9 +1,10 @@
-"""Where a scene is: a grid of bits over contracted space, baked from a field's density, by which rendering skips the rest.
+"""Where a scene is: a grid of bits over contracted space, baked from a field's density; rendering skips the rest.
 
     z = C(x / radius) in [-2, 2]³,    cell (i, j, k) = ⌊R (z + 2) / 4⌋,    bit number (i R + j) R + k
 
-A cell is occupied where a ray that crosses it, or if so wished one of its neighbours, loses more than a threshold of its
-light. The idea is that of Müller et al. 2022, "Instant neural graphics primitives", whose grids are kept up in training.
+A cell is occupied where a ray that crosses it, or if so wished one of its neighbours, loses more than a threshold of
+its light. The idea is that of Müller et al. 2022, "Instant neural graphics primitives"; their grids are kept up in
+training.
 """
 
 import math
@@ -31,7 +32,7 @@ class OccupancyConfig:
     """
 
     resolution: int = 0
-    """Cells along a side of the cube [-2, 2]³ around contracted space, an even number; 0: no grid, nothing is skipped."""
+    """Cells along a side of the cube [-2, 2]³ around contracted space, an even number; 0: none, nothing is skipped."""
     skipping: bool = True
     """Whether rendering skips what the grid, if there is one, says is empty."""
     min_transmittance: float = 2e-3
@@ -46,6 +47,9 @@ class OccupancyConfig:
     def make_grid(self, radius: float) -> "OccupancyGrid | None":
         """The grid, all occupied as yet, or None where there is none."""
         return OccupancyGrid(self.resolution, radius) if self.resolution else None
+
+
+NO_OCCUPANCY = OccupancyConfig()
 
 
 class OccupancyGrid(nn.Module):

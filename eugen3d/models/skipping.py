@@ -14,6 +14,7 @@ from eugen3d.models.occupancy import OccupancyGrid
 Intervals = tuple[Tensor, Tensor]
 """The numbers of some rays (m,), and of an interval of each (m,)."""
 
+NUM_PARTS = 128
 SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
@@ -21,11 +22,10 @@ SLAB = 8
 class OccupiedSpans:
     """Which parts of rays lie in occupied cells: looked up once a ray, for the intervals of all its fields.
 
-    A ray is divided into parts of equal length in the spacing of the samples, as many as a side of the grid has cells;
-    a part is occupied where its middle is.
+    A ray is divided into parts of equal length in the spacing of the samples; a part is occupied where its middle is.
 
     Args:
-        before: (n, parts + 1) int32, how many of the parts before each are occupied.
+        before: (n, NUM_PARTS + 1) int32, how many of the parts before each are occupied.
     """
 
     def __init__(self, before: Tensor) -> None:
@@ -35,7 +35,7 @@ class OccupiedSpans:
     def of_rays(cls, grid: OccupancyGrid, rays: RayBundle, samples: RaySamples) -> "OccupiedSpans":
         """Look rays (n,) up; samples are any of theirs, for their spacing."""
         assert samples.spacing_to_euclidean_fn is not None
-        middles = (torch.arange(grid.resolution, device=rays.origins.device) + 0.5) / grid.resolution
+        middles = (torch.arange(NUM_PARTS, device=rays.origins.device) + 0.5) / NUM_PARTS
         distances = samples.spacing_to_euclidean_fn(middles[None])
         points = torch.addcmul(rays.origins[:, None], distances[..., None], rays.directions[:, None])
         before = grid.occupied(points).cumsum(dim=1, dtype=torch.int32)
@@ -52,9 +52,8 @@ class OccupiedSpans:
     def of(self, samples: RaySamples) -> Bool[Tensor, "n s"]:
         """Which intervals have a part, or a part of one, that is occupied."""
         assert samples.spacing_starts is not None and samples.spacing_ends is not None
-        parts = self._before.shape[1] - 1
-        first = (samples.spacing_starts[..., 0] * parts).floor().long().clamp(0, parts)
-        end = (samples.spacing_ends[..., 0] * parts).ceil().long().clamp(0, parts)
+        first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
+        end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
         return self._before.gather(1, end) > self._before.gather(1, first)
 
 

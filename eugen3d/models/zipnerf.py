@@ -28,12 +28,11 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
-from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
 from eugen3d.models.skipping import Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
-
 
 CELL_WIDTHS = (1 / 2, 1 / 16)
 """Standard deviations of the Gaussians that a grid is baked from, in sides of its cells."""
@@ -89,7 +88,7 @@ class EUGenZipNerfModelConfig(ModelConfig):
     """The losses beside the colours'."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded layers."""
-    occupancy: OccupancyConfig = OccupancyConfig()
+    occupancy: OccupancyConfig = NO_OCCUPANCY
     """What rendering skips; `eugen3d bake` fills the grid."""
 
     def __post_init__(self) -> None:
@@ -152,9 +151,14 @@ class EUGenZipNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
-        self.occupancy = config.occupancy.make_grid(config.contraction_radius)
+        self.occupancy = config.occupancy.make_grid(self.scene_radius)
         self._anneal = 1.0
         self._head = kept_runtime()
+
+    @property
+    def scene_radius(self) -> float:
+        """Radius of a ball around the origin, in scene units, that a grid of what is occupied resolves evenly."""
+        return self.config.contraction_radius
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Two groups: `grids`, the tables, and `fields`, all else."""
@@ -264,8 +268,8 @@ class EUGenZipNerfModel(Model):
 
     @torch.no_grad()
     def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
-        """What the grid is baked from: the density of the field that renders, of Gaussians as wide as half a cell and as
-        narrow as a sixteenth, about a pixel's."""
+        """What the grid is baked from: the density of the field that renders, which alone is seen, of Gaussians as wide
+        as half a cell and as narrow as a sixteenth, about a pixel's."""
         assert self.occupancy is not None
         field = self.field
 
@@ -315,9 +319,7 @@ class EUGenZipNerfModel(Model):
         self, live: Tensor, samples: RaySamples, evaluate: Callable[[Intervals], tuple[Tensor, ...]]
     ) -> tuple[Tensor, Tensor]:
         assert samples.deltas is not None
-        return evaluate_front_to_back(
-            live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
-        )
+        return evaluate_front_to_back(live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance)
 
     def _gaussians(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, Tensor]:
         """The Gaussians of all n * samples intervals, or of some m: (m, 6, 3) and (m, 6)."""
