@@ -67,9 +67,11 @@ class Bake:
         views = load_views(run, "train", self.downscale_factor)
         teacher: NerfTeacher = teacher_of(run)
         model: Any = run.pipeline.model
-        chosen = [(views.camera(i), views.reference(i)) for i in choose_evenly(len(views.files), self.num_views)]
-        cameras = [camera.to(model.device) for camera, _ in chosen]
-        targets = [teacher.blend(reference) for _, reference in chosen]
+        if not 1 <= self.num_views <= len(views.files):
+            raise UsageError(f"--num-views {self.num_views}: expected 1 to {len(views.files)}, the training views")
+        chosen = choose_evenly(len(views.files), self.num_views)
+        cameras = [views.camera(index).to(model.device) for index in chosen]
+        targets = [teacher.blend(views.reference(index)) for index in chosen]
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
             model.config.occupancy = OccupancyConfig(self.resolution)
@@ -102,7 +104,7 @@ class Bake:
             "psnr_dense": dense,
             "psnr_drop": drop,
             **_times(teacher, cameras),
-            "views": [views.files[i] for i in choose_evenly(len(views.files), self.num_views)],
+            "views": [views.files[index] for index in chosen],
             "downscale_factor": self.downscale_factor,
             "device": device_name(model.device),
             "versions": versions(model.device),

@@ -190,7 +190,11 @@ class EUGenNerfModel(Model):
         field = self._folded_field("fine")
         direction = torch.tensor([0.0, 0.0, 1.0], device=self.device)
         within = self.config.bounding_radius or math.inf
-        return self.occupancy.cell_alphas(lambda x, _: field(x, direction.expand_as(x))[0], within, generator, advance)
+
+        def density(points: Tensor, _: Tensor) -> Tensor:
+            return field(points, direction.expand_as(points))[0]
+
+        return self.occupancy.cell_alphas(density, self.config.far_plane, within, generator, advance)
 
     def _empty_outputs(self, count: int, fars: Tensor | None) -> dict[str, Tensor]:
         """What is seen along rays that meet nothing: the background, as far as they go."""

@@ -92,6 +92,7 @@ class OccupancyGrid(nn.Module):
     def cell_alphas(
         self,
         density: Callable[[Tensor, Tensor], Tensor],
+        longest: float,
         within: float = math.inf,
         generator: torch.Generator | None = None,
         advance: Callable[[float], object] = lambda share: None,
@@ -103,6 +104,7 @@ class OccupancyGrid(nn.Module):
 
         Args:
             density: of points (n, 3) in scene units, and the cells' sides there (n,) → (n,) per scene unit.
+            longest: the way that a ray goes in all.
             within: distance from the origin, in scene units, beyond which no ray comes; cells there are left at 0.
             generator: of the points.
             advance: called with the share of the work that was done since the last call.
@@ -115,6 +117,7 @@ class OccupancyGrid(nn.Module):
             jitter = torch.rand(NUM_DRAWS, len(part), 3, device=part.device, generator=generator)
             x = uncontract((corner + jitter).flatten(0, 1) * (4 / self.resolution) - 2)
             side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
+            side = side.clamp(max=longest)
             values = 1 - torch.exp(-density(x * self.radius, side) * side)
             alphas[part] = values.view(NUM_DRAWS, -1).amax(dim=0)
             advance(len(part) / len(chosen))

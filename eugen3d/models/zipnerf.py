@@ -277,7 +277,7 @@ class EUGenZipNerfModel(Model):
             widths = [field.head.density_of(field.features(points[:, None], sides[:, None] * w)) for w in CELL_WIDTHS]
             return torch.stack(widths).amax(dim=0)
 
-        return self.occupancy.cell_alphas(density, generator=generator, advance=advance)
+        return self.occupancy.cell_alphas(density, self.config.far_plane, generator=generator, advance=advance)
 
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
         """The proposals, and the field that renders."""

@@ -38,6 +38,7 @@ KEYS = [  # in this order
     "versions",
     "date",
     "threads",
+    "skip",
     "runs",
 ]
 RUN_KEYS = [  # in this order
