@@ -24,7 +24,7 @@ from eugen3d.cli.views import choose_evenly, load_views
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.nerf import EUGenNerfModelConfig
-from eugen3d.models.occupancy import OccupancyConfig
+from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
 from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
 from eugen3d.runtime.machine import synchronize
 
@@ -75,7 +75,7 @@ class Bake:
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
             model.config.occupancy = OccupancyConfig(self.resolution)
-            model.occupancy = grid = model.config.occupancy.make_grid(model.scene_radius).to(model.device)
+            model.occupancy = grid = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
             generator = torch.Generator(model.device).manual_seed(self.seed)
             alphas = model.cell_alphas(generator, lambda share: bar.advance(task, share))
         if not alphas.any():

@@ -324,13 +324,13 @@ class EUGenZipNerfModel(Model):
     def _gaussians(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, Tensor]:
         """The Gaussians of all n * samples intervals, or of some m: (m, 6, 3) and (m, 6)."""
         frustums = samples.frustums
+        origins, directions = frustums.origins[:, 0], frustums.directions[:, 0]
         radius = pixel_radius(frustums.pixel_area[:, 0, 0])
-        rays = frustums.origins[:, 0], frustums.directions[:, 0], radius
-        ends, index = (frustums.starts[..., 0], frustums.ends[..., 0]), None
+        starts, ends, index = frustums.starts[..., 0], frustums.ends[..., 0], None
         if at is not None:
-            rays = tuple(x[at[0]] for x in rays)
-            ends, index = tuple(x[at][:, None] for x in ends), at[1][:, None]
-        means, stds = cone_gaussians(*rays, *ends, index=index, is_random=self.training)
+            origins, directions, radius = origins[at[0]], directions[at[0]], radius[at[0]]
+            starts, ends, index = starts[at][:, None], ends[at][:, None], at[1][:, None]
+        means, stds = cone_gaussians(origins, directions, radius, starts, ends, is_random=self.training, index=index)
         return means.view(-1, NUM_POINTS, 3), stds.view(-1, NUM_POINTS)
 
     def _head_inputs(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, ...]:

@@ -220,6 +220,7 @@ def test_skipping_renders_the_same_with_fewer_evaluations(make: Any, monkeypatch
 
 def test_rays_that_meet_nothing_show_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     model, counted = nerf_of_a_ball(monkeypatch, occupancy=OccupancyConfig(16), background_color="white")
+    assert model.occupancy is not None
     model.occupancy.set_cells(torch.zeros(16, 16, 16, dtype=torch.bool))
     outputs = render(model, rays_at_the_ball(5))
     assert torch.equal(outputs["rgb"], torch.ones(5, 3)) and torch.equal(outputs["rgb_coarse"], torch.ones(5, 3))
