@@ -114,6 +114,8 @@ class Bake:
         save_run(run.config, state, run.step, self.output_dir)
         write_whole(self.output_dir / "bake.json", json.dumps(result, indent=2) + "\n")
         console.print(f"{result['speedup']:.2f} times as fast as without skipping, at {drop:+.3f} dB lost")
+        if result["speedup"] < 1.1:
+            console.print("there is density nearly everywhere: train for longer, or bake another run", style="yellow")
         console.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
     def _check(self) -> None:

@@ -24,7 +24,7 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
-from eugen3d.models.skipping import Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.runtime import AutoModule, Backend, TiledModule, build
 from eugen3d.training import has_bfloat16
 
@@ -255,8 +255,9 @@ class EUGenNerfModel(Model):
             return field(origins[at[0]] + direction * middles[at][:, None], direction)
 
         shape = *samples.shape, 1
+        live = spans.of(samples, PROPOSAL_MARGIN if name == "coarse" else 0)
         density, rgb = evaluate_front_to_back(
-            spans.of(samples), samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
+            live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
         )
         return rgb, samples.get_weights(density.view(shape))
 

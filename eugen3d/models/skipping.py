@@ -15,6 +15,9 @@ Intervals = tuple[Tensor, Tensor]
 """The numbers of some rays (m,), and of an interval of each (m,)."""
 
 NUM_PARTS = 128
+"""Of a ray, that are looked up."""
+PROPOSAL_MARGIN = 1
+"""Intervals around what is occupied that a field sees which says where another one is evaluated."""
 SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
@@ -49,12 +52,20 @@ class OccupiedSpans:
         """Whether rays have an occupied part."""
         return self._before[:, -1] > 0
 
-    def of(self, samples: RaySamples) -> Bool[Tensor, "n s"]:
-        """Which intervals have a part, or a part of one, that is occupied."""
+    def of(self, samples: RaySamples, margin: int = 0) -> Bool[Tensor, "n s"]:
+        """Which intervals have a part, or a part of one, that is occupied.
+
+        Args:
+            margin: how many intervals before and after those are live, too. Fields that only say where others are
+                evaluated see surfaces less sharply than the grid, and their weights lie in front of them, too.
+        """
         assert samples.spacing_starts is not None and samples.spacing_ends is not None
         first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
         end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
-        return self._before.gather(1, end) > self._before.gather(1, first)
+        live = self._before.gather(1, end) > self._before.gather(1, first)
+        if margin:
+            live = F.max_pool1d(live.float(), 2 * margin + 1, stride=1, padding=margin) > 0
+        return live
 
 
 def evaluate_front_to_back(

@@ -30,7 +30,7 @@ from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
 from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
-from eugen3d.models.skipping import Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
 
@@ -306,7 +306,7 @@ class EUGenZipNerfModel(Model):
                 density = proposal(*self._gaussians(samples))
             else:
                 density, _ = self._evaluate_live(
-                    spans.of(samples),
+                    spans.of(samples, PROPOSAL_MARGIN),
                     samples,
                     lambda at, proposal=proposal, samples=samples: (proposal(*self._gaussians(samples, at)),),
                 )
