@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from eugen3d.fields.contraction import contract, to_unit_cube, uncontract
 
-NUM_DRAWS = 4
-"""Points of a cell at which density is looked up."""
+NUM_DRAWS = 8
+"""Points at which density is looked up for a cell."""
+REACH = 0.5
+"""How far around a cell they lie, in its sides: what is missed in a cell by chance is found from its neighbours."""
 CHUNK_CELLS = 1 << 15
 
 
@@ -115,6 +117,7 @@ class OccupancyGrid(nn.Module):
             corner = torch.stack([part // self.resolution**2, part // self.resolution % self.resolution], dim=-1)
             corner = torch.cat([corner, (part % self.resolution)[:, None]], dim=-1)
             jitter = torch.rand(NUM_DRAWS, len(part), 3, device=part.device, generator=generator)
+            jitter = jitter * (1 + 2 * REACH) - REACH
             x = uncontract((corner + jitter).flatten(0, 1) * (4 / self.resolution) - 2)
             side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
             side = side.clamp(max=longest)
