@@ -69,6 +69,7 @@ class Comparison:
         self.models = [teacher_of(run) for run in self.runs]
         for model in self.models:
             model.set_runtime(settings.runtime)
+            model.set_skipping(settings.skip)
         self.background_color = self._background_color()
         views = [load_views(r, settings.split, settings.downscale_factor, settings.crop) for r in self.runs]
         match_files(self.names, views)
@@ -202,7 +203,10 @@ class Comparison:
                 "checkpoint": file_hash(run.checkpoint),
                 "config": file_hash(settings.load_config[which]),
                 "lpips": [settings.lpips_net, file_hash(backbone)] if backbone else None,
-                "conditions": [device_name(self.device), versions(self.device), settings.runtime],
+                "conditions": [
+                    *(device_name(self.device), versions(self.device), settings.runtime),
+                    *([] if settings.skip else ["nothing skipped"]),
+                ],
                 "views": [settings.split, factor, settings.crop, self.background_color],
             }
         )
@@ -221,6 +225,7 @@ class Comparison:
             "versions": versions(self.device),
             "date": now(),
             "threads": torch.get_num_threads(),
+            "skip": settings.skip,
             "runs": [self._run_result(which, records) for which in range(len(self.runs))],
         }
 

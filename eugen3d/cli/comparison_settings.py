@@ -37,6 +37,8 @@ class ComparisonConfig:
     """cpu or cuda."""
     runtime: Backend = "eager"
     """How the folded fields are evaluated."""
+    skip: bool = True
+    """Whether runs that `eugen3d bake` has given a grid skip what it says is empty."""
     threads: int | None = None
     """Threads on a CPU; by default torch's choice."""
     lpips_net: LpipsNet = "alex"

@@ -7,6 +7,7 @@ import torch
 import tyro
 from rich.console import Console
 
+from eugen3d.cli.bake import Bake
 from eugen3d.cli.bench import bench
 from eugen3d.cli.compress import Compress
 from eugen3d.cli.decode import Decode
@@ -22,6 +23,7 @@ from eugen3d.runtime import keep_freed_memory
 from eugen3d.training.distributed import ProcessLostError, has_the_word
 
 COMMANDS = {
+    "bake": Bake,
     "bench": bench,
     "compress": Compress,
     "decode": Decode,

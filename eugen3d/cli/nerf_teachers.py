@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from eugen3d.distill import Network, RaySamples
 from eugen3d.layers import fold
 from eugen3d.metrics.cost import Cost, dense_parameters, field_cost, nerf_samples_per_ray
 from eugen3d.models.nerf import EUGenNerfModel
+from eugen3d.models.occupancy import OccupancyConfig
 from eugen3d.models.zipnerf import EUGenZipNerfModel
 from eugen3d.runtime import Backend
 
@@ -55,6 +57,12 @@ class NerfTeacher(ABC):
     @abstractmethod
     def set_runtime(self, runtime: Backend) -> None:
         """Choose how the folded fields are evaluated in rendering."""
+
+    def set_skipping(self, skipping: bool) -> None:
+        """Choose whether rendering skips what the model's grid, if it has one, says is empty."""
+        occupancy = getattr(self.model.config, "occupancy", None)
+        if isinstance(occupancy, OccupancyConfig):
+            self.model.config.occupancy = replace(occupancy, skipping=skipping)
 
     def render(self, camera: Cameras) -> Tensor:
         """The picture (height, width, 3) that a camera takes."""

@@ -14,7 +14,7 @@ themselves, in directions that a random turn makes all alike.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 NUM_POINTS = 6
@@ -47,6 +47,7 @@ def cone_gaussians(
     generator: torch.Generator | None = None,
     *,
     is_random: bool = False,
+    index: Int[Tensor, "n samples"] | None = None,
 ) -> tuple[Float[Tensor, "n samples 6 3"], Float[Tensor, "n samples 6"]]:
     """Means and standard deviations of every interval's Gaussians.
 
@@ -58,6 +59,7 @@ def cone_gaussians(
         generator: of the random turns.
         is_random: whether each interval's points are turned by a random angle and, at random, go around the other way;
             otherwise every second one is turned by 30° and goes around the other way.
+        index: the intervals' numbers along their rays, of which the odd ones are every second; by default all, from 0.
     """
     t = cone_distances(starts, ends)
     theta = torch.tensor(THETAS, dtype=t.dtype, device=t.device).expand(*starts.shape, NUM_POINTS)
@@ -65,7 +67,8 @@ def cone_gaussians(
         turn, side = torch.rand((2, *starts.shape, 1), dtype=t.dtype, device=t.device, generator=generator)
         theta = torch.where(side < 0.5, -theta, theta) + 2 * math.pi * turn
     else:
-        is_odd = (torch.arange(starts.shape[-1], device=t.device) % 2 == 1)[:, None]
+        number = torch.arange(starts.shape[-1], device=t.device) if index is None else index
+        is_odd = (number % 2 == 1)[..., None]
         theta = torch.where(is_odd, math.pi / 6 - theta, theta)
     across = radius[:, None, None] * t / math.sqrt(2)
     u, v = (axis[:, None, None] for axis in perpendicular(directions))

@@ -104,6 +104,7 @@ class HashGrid(nn.Module):
         self.register_buffer("scales", torch.tensor(config.scales), persistent=False)
         self.backend: GridBackend = "auto"
         self._tcnn: TcnnGrid | None = None
+        self._kept: tuple[tuple[int, int, torch.device], Tensor] | None = None
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n out_dim"]:
         """Values at points in [0, 1]³, level after level."""
@@ -116,7 +117,15 @@ class HashGrid(nn.Module):
         return self._means(means, stds)
 
     def mean_squares(self) -> Float[Tensor, " levels"]:
-        """The mean square of every level's entries."""
+        """The mean square of every level's entries; without gradients they are kept until the entries change."""
+        if torch.is_grad_enabled():
+            return self._mean_squares()
+        state = id(self.table), self.table._version, self.table.device
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._mean_squares()
+        return self._kept[1]
+
+    def _mean_squares(self) -> Tensor:
         return torch.stack([level.square().mean() for level in self.table.split(list(self.config.sizes))])
 
     def entries(self, x: Float[Tensor, "*batch 3"], level: int) -> tuple[Tensor, Tensor]:

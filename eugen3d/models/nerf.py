@@ -4,7 +4,8 @@ Training evaluates the fields merged, on their own parameters; rendering evaluat
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
+from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.runtime import AutoModule, Backend, TiledModule
 from eugen3d.training import has_bfloat16
 
@@ -61,6 +64,8 @@ class EUGenNerfModelConfig(ModelConfig):
     """Precision of the matrix products in training; "auto" takes bfloat16 where the processor computes in it."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded fields."""
+    occupancy: OccupancyConfig = NO_OCCUPANCY
+    """What rendering skips; `eugen3d bake` fills the grid."""
 
     def field_config(self) -> NerfFieldConfig:
         """The configuration of either field."""
@@ -89,7 +94,13 @@ class EUGenNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=self.config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="expected")
+        self.occupancy = self.config.occupancy.make_grid(self.scene_radius)
         self._folded = {name: kept_runtime() for name in self.fields}
+
+    @property
+    def scene_radius(self) -> float:
+        """Radius of a ball around the origin, in scene units, that a grid of what is occupied resolves evenly."""
+        return self.config.bounding_radius or self.config.far_plane
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -97,13 +108,14 @@ class EUGenNerfModel(Model):
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones."""
-        outputs: dict[str, Tensor] = {}
-        for name, samples, rgb, weights in self._march(ray_bundle):
-            suffix = "" if name == "fine" else f"_{name}"
-            outputs["rgb" + suffix] = self.renderer_rgb(rgb, weights)
-            outputs["accumulation" + suffix] = self.renderer_accumulation(weights)
-            with torch.no_grad():
-                outputs["depth" + suffix] = self.renderer_depth(weights, samples)
+        if self.training or self.occupancy is None or not self.config.occupancy.skipping:
+            return self._render(ray_bundle)
+        outputs = self._empty_outputs(len(ray_bundle), ray_bundle.fars)
+        spans = OccupiedSpans.of_rays(self.occupancy, ray_bundle, self.sampler_uniform(ray_bundle))
+        seen = spans.any()
+        if seen.any():
+            for key, found in self._render(ray_bundle[seen], spans[seen]).items():
+                outputs[key][seen] = found
         return outputs
 
     @torch.no_grad()
@@ -172,16 +184,54 @@ class EUGenNerfModel(Model):
         """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
-    def _march(self, ray_bundle: RayBundle) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
-        """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1)."""
+    @torch.no_grad()
+    def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
+        """What the grid is baked from: the density of the fine field, which alone renders."""
+        assert self.occupancy is not None
+        field = self._folded_field("fine")
+        direction = torch.tensor([0.0, 0.0, 1.0], device=self.device)
+        within = self.config.bounding_radius or math.inf
+
+        def density(points: Tensor, _: Tensor) -> Tensor:
+            return field(points, direction.expand_as(points))[0]
+
+        return self.occupancy.cell_alphas(density, self.config.far_plane, within, generator, advance)
+
+    def _empty_outputs(self, count: int, fars: Tensor | None) -> dict[str, Tensor]:
+        """What is seen along rays that meet nothing: the background, as far as they go."""
+        nothing = torch.zeros(count, 1, 3, device=self.device)
+        rgb, accumulation = self.renderer_rgb(nothing, nothing[..., :1]), nothing[:, 0, :1]
+        assert fars is not None
+        own = {"rgb": rgb, "accumulation": accumulation, "depth": fars}
+        return {key + suffix: value.clone() for suffix in ("_coarse", "") for key, value in own.items()}
+
+    def _render(self, ray_bundle: RayBundle, spans: OccupiedSpans | None = None) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
+        for name, samples, rgb, weights in self._march(ray_bundle, spans):
+            suffix = "" if name == "fine" else f"_{name}"
+            outputs["rgb" + suffix] = self.renderer_rgb(rgb, weights)
+            outputs["accumulation" + suffix] = self.renderer_accumulation(weights)
+            with torch.no_grad():
+                outputs["depth" + suffix] = self.renderer_depth(weights, samples)
+        return outputs
+
+    def _march(
+        self, ray_bundle: RayBundle, spans: OccupiedSpans | None = None
+    ) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
+        """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1).
+
+        Where it is said what of the rays is occupied, nothing else is evaluated.
+        """
         samples = self.sampler_uniform(ray_bundle)
-        rgb, weights = self._evaluate("coarse", samples)
+        rgb, weights = self._evaluate("coarse", samples, spans)
         yield "coarse", samples, rgb, weights
         samples = self.sampler_pdf(ray_bundle, samples, weights.detach())
-        yield "fine", samples, *self._evaluate("fine", samples)
+        yield "fine", samples, *self._evaluate("fine", samples, spans)
 
-    def _evaluate(self, name: str, samples: RaySamples) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, name: str, samples: RaySamples, spans: OccupiedSpans | None = None) -> tuple[Tensor, Tensor]:
         """Colours (n, samples, 3) and rendering weights (n, samples, 1) of a field along rays."""
+        if spans is not None:
+            return self._evaluate_live(name, samples, spans)
         positions = samples.frustums.get_positions()
         directions = samples.frustums.directions.expand_as(positions)
         flat = positions.reshape(-1, 3), directions.reshape(-1, 3)
@@ -193,6 +243,24 @@ class EUGenNerfModel(Model):
         shape = positions.shape[:-1]
         weights = samples.get_weights(density.float().view(*shape, 1))
         return rgb.float().view(*shape, 3), weights
+
+    def _evaluate_live(self, name: str, samples: RaySamples, spans: OccupiedSpans) -> tuple[Tensor, Tensor]:
+        """The same of what is occupied and can be seen; all else has density 0."""
+        frustums, field = samples.frustums, self._folded_field(name)
+        assert samples.deltas is not None
+        origins, directions = frustums.origins[:, 0], frustums.directions[:, 0]
+        middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
+
+        def evaluate(at: Intervals) -> tuple[Tensor, ...]:
+            direction = directions[at[0]]
+            return field(origins[at[0]] + direction * middles[at][:, None], direction)
+
+        shape = *samples.shape, 1
+        live = spans.of(samples, PROPOSAL_MARGIN if name == "coarse" else 0)
+        density, rgb = evaluate_front_to_back(
+            live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
+        )
+        return rgb, samples.get_weights(density.view(shape))
 
     def _folded_field(self, name: str) -> TiledModule | AutoModule:
         """The folded copy of a field."""

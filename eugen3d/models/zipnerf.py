@@ -5,7 +5,7 @@ axis alone, so that pictures of any size are free of aliasing.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -29,9 +29,14 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
+from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
+
+CELL_WIDTHS = (1 / 2, 1 / 16)
+"""Standard deviations of the Gaussians that a grid is baked from, in sides of its cells."""
 
 
 @dataclass
@@ -86,6 +91,8 @@ class EUGenZipNerfModelConfig(ModelConfig):
     """What looks up the grids: auto is the C++ library on a CPU, torch elsewhere; tcnn is tiny-cuda-nn."""
     runtime: Backend = "eager"
     """How rendering evaluates the folded layers."""
+    occupancy: OccupancyConfig = NO_OCCUPANCY
+    """What rendering skips; `eugen3d bake` fills the grid."""
 
     def __post_init__(self) -> None:
         proposals = len(self.proposal_resolutions)
@@ -145,10 +152,16 @@ class EUGenZipNerfModel(Model):
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
+        self.occupancy = config.occupancy.make_grid(self.scene_radius)
         for grid in self.grids():
             grid.backend = config.grid_backend
         self._anneal = 1.0
         self._head = kept_runtime()
+
+    @property
+    def scene_radius(self) -> float:
+        """Radius of a ball around the origin, in scene units, that a grid of what is occupied resolves evenly."""
+        return self.config.contraction_radius
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Two groups: `grids`, the tables, and `fields`, all else."""
@@ -255,42 +268,78 @@ class EUGenZipNerfModel(Model):
         assert samples.deltas is not None
         return tuple(x.view(*shape, -1) for x in inputs), weights, samples.deltas[..., 0]
 
+    @torch.no_grad()
+    def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
+        """What the grid is baked from: the density of the field that renders, which alone is seen, of Gaussians as wide
+        as half a cell and as narrow as a sixteenth, about a pixel's."""
+        assert self.occupancy is not None
+        field = self.field
+
+        def density(points: Tensor, sides: Tensor) -> Tensor:
+            widths = [field.head.density_of(field.features(points[:, None], sides[:, None] * w)) for w in CELL_WIDTHS]
+            return torch.stack(widths).amax(dim=0)
+
+        return self.occupancy.cell_alphas(density, self.config.far_plane, generator=generator, advance=advance)
+
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
         """The proposals, and the field that renders."""
-        levels, samples = self._propose(ray_bundle)
-        inputs = self._head_inputs(samples)
-        density, rgb = (self.field.head if self.training else self._evaluation())(*inputs)
+        skips = not self.training and self.config.occupancy.skipping
+        levels, samples, spans = self._propose(ray_bundle, self.occupancy if skips else None)
+        head = self.field.head if self.training else self._evaluation()
+        if spans is None:
+            density, rgb = head(*self._head_inputs(samples))
+        else:
+            live = spans.of(samples)
+            if self.config.background_color == "last_sample":
+                live[:, -1] = True
+            density, rgb = self._evaluate_live(live, samples, lambda at: head(*self._head_inputs(samples, at)))
         weights = samples.get_weights(density.view(*samples.shape, 1))
         return [*levels, Level(samples, weights, rgb.view(*samples.shape, 3))]
 
-    def _propose(self, ray_bundle: RayBundle) -> tuple[list[Level], RaySamples]:
-        """The proposals, and the intervals of the field that renders."""
+    def _propose(
+        self, ray_bundle: RayBundle, grid: OccupancyGrid | None = None
+    ) -> tuple[list[Level], RaySamples, OccupiedSpans | None]:
+        """The proposals, the intervals of the field that renders and, by a grid, what of the rays is occupied."""
         levels: list[Level] = []
         samples = self.sampler_first(ray_bundle, self.config.num_samples[0])
+        spans = None if grid is None else OccupiedSpans.of_rays(grid, ray_bundle, samples)
         for proposal, count in zip(self.proposals, self.config.num_samples[1:], strict=True):
-            means, stds = self._gaussians(samples)
-            weights = samples.get_weights(proposal(means, stds).view(*samples.shape, 1))
+            if spans is None:
+                density = proposal(*self._gaussians(samples))
+            else:
+                density, _ = self._evaluate_live(
+                    spans.of(samples, PROPOSAL_MARGIN),
+                    samples,
+                    lambda at, proposal=proposal, samples=samples: (proposal(*self._gaussians(samples, at)),),
+                )
+            weights = samples.get_weights(density.view(*samples.shape, 1))
             levels.append(Level(samples, weights, None))
             samples = self.sampler_pdf(ray_bundle, samples, weights.detach() ** self._anneal, count)
-        return levels, samples
+        return levels, samples, spans
 
-    def _gaussians(self, samples: RaySamples) -> tuple[Tensor, Tensor]:
-        """Every interval's Gaussians: (n * samples, 6, 3) and (n * samples, 6)."""
+    def _evaluate_live(
+        self, live: Tensor, samples: RaySamples, evaluate: Callable[[Intervals], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        assert samples.deltas is not None
+        return evaluate_front_to_back(live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance)
+
+    def _gaussians(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, Tensor]:
+        """The Gaussians of all n * samples intervals, or of some m: (m, 6, 3) and (m, 6)."""
         frustums = samples.frustums
-        means, stds = cone_gaussians(
-            frustums.origins[:, 0],
-            frustums.directions[:, 0],
-            pixel_radius(frustums.pixel_area[:, 0, 0]),
-            frustums.starts[..., 0],
-            frustums.ends[..., 0],
-            is_random=self.training,
-        )
+        origins, directions = frustums.origins[:, 0], frustums.directions[:, 0]
+        radius = pixel_radius(frustums.pixel_area[:, 0, 0])
+        starts, ends, index = frustums.starts[..., 0], frustums.ends[..., 0], None
+        if at is not None:
+            origins, directions, radius = origins[at[0]], directions[at[0]], radius[at[0]]
+            starts, ends, index = starts[at][:, None], ends[at][:, None], at[1][:, None]
+        means, stds = cone_gaussians(origins, directions, radius, starts, ends, is_random=self.training, index=index)
         return means.view(-1, NUM_POINTS, 3), stds.view(-1, NUM_POINTS)
 
-    def _head_inputs(self, samples: RaySamples) -> tuple[Tensor, ...]:
+    def _head_inputs(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, ...]:
         """What the layers see of intervals: features, directions and, where there is one, appearance."""
-        features = self.field.features(*self._gaussians(samples))
-        directions = samples.frustums.directions.expand(*samples.shape, 3).reshape(-1, 3)
+        features = self.field.features(*self._gaussians(samples, at))
+        directions = samples.frustums.directions.expand(*samples.shape, 3)
+        directions = directions.reshape(-1, 3) if at is None else directions[at]
         if self.appearance is None:
             return features, directions
         if self.training:

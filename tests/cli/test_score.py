@@ -41,6 +41,7 @@ KEYS = [  # in this order
     "versions",
     "date",
     "threads",
+    "skip",
     "runs",
 ]
 RUN_KEYS = [  # in this order

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.utils.eval_utils import eval_setup
 
@@ -59,6 +60,7 @@ def test_the_head_is_seen_and_fed_row_by_row(make_zip_run: Callable[..., Path], 
     loaded = load_run(make_zip_run(appearance_dim=appearance_dim), "cpu")
     teacher = teacher_of(loaded)
     rays, _ = loaded.pipeline.datamanager.next_train(0)
+    assert isinstance(rays, RayBundle)
     seen, network = teacher.samples(rays[:6])["field"], teacher.networks()["field"]
     assert teacher.samples_per_ray == {"field": 5} and seen.weights.shape == seen.deltas.shape == (6, 5)
     density, rgb = network(tuple(x.flatten(0, 1) for x in seen.inputs))[:2]

@@ -100,3 +100,17 @@ def test_pixel_radius_has_the_pixels_variance() -> None:
 def directions() -> Tensor:
     drawn = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
     return torch.cat([torch.nn.functional.normalize(drawn, dim=-1), torch.eye(3), -torch.eye(3)])
+
+
+def test_intervals_can_be_had_one_by_one() -> None:
+    """Those of some rays alone are what they are among all."""
+    origins, directions = torch.zeros(2, 3), torch.eye(3)[:2]
+    starts = torch.linspace(1, 2, 10).view(2, 5)
+    all_means, all_stds = cone_gaussians(origins, directions, torch.tensor([0.1, 0.2]), starts, starts + 0.1)
+    rays, index = torch.tensor([1, 0, 1]), torch.tensor([3, 2, 0])
+    own = starts[rays, index][:, None]
+    radius = torch.tensor([0.1, 0.2])[rays]
+    means, stds = cone_gaussians(origins[rays], directions[rays], radius, own, own + 0.1, index=index[:, None])
+    assert torch.equal(means[:, 0], all_means[rays, index]) and torch.equal(stds[:, 0], all_stds[rays, index])
+    unturned, _ = cone_gaussians(origins[rays], directions[rays], radius, own, own + 0.1)
+    assert not torch.allclose(unturned[0], means[0]) and torch.equal(unturned[1], means[1])

@@ -214,3 +214,13 @@ def test_a_grid_of_no_points_and_a_copy() -> None:
 def test_bad_shapes_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"num_levels|resolutions"):
         HashGridConfig(**settings)
+
+
+def test_mean_squares_follow_the_entries() -> None:
+    grid = HashGrid(HashGridConfig(num_levels=2, base_resolution=4, max_resolution=8, log2_hashmap_size=8))
+    with torch.no_grad():
+        before = grid.mean_squares()
+        assert grid.mean_squares() is before, "they are kept"
+        grid.table.mul_(2)
+        torch.testing.assert_close(grid.mean_squares(), 4 * before)
+    assert grid.mean_squares().requires_grad

@@ -1,0 +1,100 @@
+"""`eugen3d bake` on a small run, and what the commands do with what it wrote."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.engine.trainer import TrainerConfig
+
+from eugen3d.cli.main import main
+from eugen3d.cli.runs import load_run, save_run
+from eugen3d.models.distilled import DistilledModelConfig
+
+MakeRun = Callable[..., Path]
+KEYS = [  # in this order
+    "resolution",
+    "threshold",
+    "dilation",
+    "occupied",
+    "psnr_dense",
+    "psnr_drop",
+    "seconds_dense",
+    "seconds_skipped",
+    "speedup",
+    "views",
+    "downscale_factor",
+    "device",
+    "versions",
+    "date",
+]
+FLAGS = ("--resolution", "8", "--downscale-factor", "1", "--num-views", "1")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["bake", *arguments])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def bake(config: Path, output: Path) -> dict[str, Any]:
+    main(["bake", "--load-config", str(config), "--output-dir", str(output), *FLAGS])
+    return json.loads((output / "bake.json").read_text())
+
+
+def test_it_writes_a_run_with_a_grid(make_run: MakeRun, tmp_path: Path) -> None:
+    config = make_run(bounding_radius=1.4)
+    result = bake(config, tmp_path / "baked")
+    assert list(result) == KEYS
+    assert result["psnr_drop"] <= 0.05 and 0 < result["occupied"] <= 1 and result["speedup"] > 0
+    run, plain = load_run(tmp_path / "baked" / "config.yml", "cpu"), load_run(config, "cpu")
+    model: Any = run.pipeline.model
+    assert run.step == plain.step and model.config.occupancy.resolution == 8 and model.config.occupancy.skipping
+    assert model.occupancy.cells().any() and not model.occupancy.cells().all()
+    for key, value in plain.pipeline.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key])
+    again = bake(tmp_path / "baked" / "config.yml", tmp_path / "again")
+    assert again["occupied"] == result["occupied"], "a baked run can be baked anew"
+
+
+def test_students_are_baked_too(make_run: MakeRun, tiny_config: TrainerConfig, tmp_path: Path) -> None:
+    run = load_run(make_run(), "cpu")
+    config = copy.deepcopy(run.config)
+    config.pipeline.model = DistilledModelConfig.of(config.pipeline.model)
+    save_run(config, run.pipeline.state_dict(), run.step, tmp_path / "student")
+    bake(tmp_path / "student" / "config.yml", tmp_path / "baked")
+    loaded: Any = load_run(tmp_path / "baked" / "config.yml", "cpu")
+    assert isinstance(loaded.config.pipeline.model, DistilledModelConfig)
+    assert loaded.pipeline.model.occupancy.resolution == 8
+
+
+def test_score_tells_runs_with_and_without_skipping_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    bake(make_run(), tmp_path / "baked")
+    load, output = ("--load-config", str(tmp_path / "baked" / "config.yml")), tmp_path / "s.json"
+    results, renders = [], tmp_path / "s_renders"
+    for flag in ("--skip", "--no-skip"):
+        main(["score", *load, "--output", str(output), "--device", "cpu", "--threads", "1", "--num-images", "1", flag])
+        results.append((json.loads(output.read_text()), [path.read_bytes() for path in renders.rglob("*.json")]))
+    assert [result["skip"] for result, _ in results] == [True, False]
+    assert results[0][1] and results[0][1] != results[1][1], "the second was not taken from the first's renders"
+
+
+def test_what_cannot_be_baked_is_refused(
+    make_run: MakeRun, make_sdf_run: MakeRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config, output = str(make_run()), str(tmp_path / "out")
+    args = ("--load-config", config, "--output-dir", output, *FLAGS)
+    assert "--resolution 7" in refused(capsys, *args, "--resolution", "7")
+    assert "--downscale-factor 0" in refused(capsys, *args, "--downscale-factor", "0")
+    assert "--num-views 9" in refused(capsys, *args, "--num-views", "9")
+    assert "expected a larger bound" in refused(capsys, *args, "--max-psnr-drop", "-90")
+    assert "exists already" in refused(capsys, *args, "--output-dir", str(tmp_path / "run"))
+    assert str(tmp_path / "sdf") in refused(capsys, "--load-config", str(make_sdf_run(name="sdf")), *args[2:])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,275 @@
+"""The grid of what is occupied, and rendering by it against rendering all."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import SceneBox
+from torch import Tensor, nn
+
+from eugen3d.fields import HashGridConfig
+from eugen3d.layers import LayerConfig
+from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
+from eugen3d.models.skipping import SLAB, evaluate_front_to_back
+from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
+
+RADIUS = 0.5  # of the ball that all scenes here hold
+DENSITY = 200.0
+
+
+def ball(x: Tensor) -> Tensor:
+    """A dense ball around the origin in what is empty but for a trace."""
+    return torch.where(x.norm(dim=-1) < RADIUS, DENSITY, 1e-6)
+
+
+def colors(x: Tensor) -> Tensor:
+    return (x * 2).sin() * 0.5 + 0.5
+
+
+class Counted(nn.Module):
+    """What the ball says of points, and at how many it was asked."""
+
+    count = 0
+
+    def density_at(self, x: Tensor) -> Tensor:
+        self.count += len(x)
+        return ball(x)
+
+
+class BallField(Counted):
+    def forward(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.density_at(x), colors(x)
+
+
+class BallProposal(Counted):
+    def forward(self, means: Tensor, stds: Tensor) -> Tensor:
+        return self.density_at(means.mean(dim=1))
+
+
+class BallFeatures(nn.Module):
+    def forward(self, means: Tensor, stds: Tensor) -> Tensor:
+        return means.mean(dim=1)
+
+
+class BallHead(BallField):
+    def density_of(self, features: Tensor) -> Tensor:
+        return ball(features)
+
+
+def make_model(config: Any) -> Any:
+    box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    return config.setup(scene_box=box, num_train_data=1, metadata={}).eval()
+
+
+def nerf_config(**options: Any) -> EUGenNerfModelConfig:
+    small = {
+        "layer": LayerConfig("linear"),
+        "num_layers": 2,
+        "layer_width": 8,
+        "view_width": 8,
+        "replaced_layers": (1,),
+    }
+    return EUGenNerfModelConfig(
+        **small, num_coarse_samples=24, num_importance_samples=24, bounding_radius=1.0, **options
+    )
+
+
+def zip_config(**options: Any) -> EUGenZipNerfModelConfig:
+    grid = HashGridConfig(num_levels=2, base_resolution=4, max_resolution=8, log2_hashmap_size=8)
+    samples: dict[str, Any] = {"num_samples": (24, 24, 16), "widths": (8, 8, 8), "proposal_resolutions": (8, 8)}
+    return EUGenZipNerfModelConfig(grid=grid, **samples, **options)
+
+
+def nerf_of_a_ball(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[EUGenNerfModel, list[Any]]:
+    model = make_model(nerf_config(**options))
+    fields = {"coarse": BallField(), "fine": BallField()}
+    monkeypatch.setattr(model, "_folded_field", fields.__getitem__)
+    return model, list(fields.values())
+
+
+def zipnerf_of_a_ball(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[EUGenZipNerfModel, list[Any]]:
+    model = make_model(zip_config(**options))
+    model.proposals = nn.ModuleList([BallProposal(), BallProposal()])
+    model.field.features, model.field.head = BallFeatures(), BallHead()
+    monkeypatch.setattr(model, "_evaluation", lambda: model.field.head)
+    return model, [*model.proposals, model.field.head]
+
+
+def bake(model: Any, threshold: float = 0.01) -> float:
+    return model.occupancy.occupy(model.cell_alphas(torch.Generator().manual_seed(0), lambda share: None), threshold)
+
+
+def rays_at_the_ball(count: int = 200) -> RayBundle:
+    """From 3 away, about half of which meet the ball."""
+    generator = torch.Generator().manual_seed(0)
+    origins = torch.tensor([0.0, -3.0, 0.0]).expand(count, 3).clone()
+    target = torch.rand(count, 3, generator=generator) * 1.6 - 0.8
+    directions = nn.functional.normalize(target - origins, dim=-1)
+    return RayBundle(origins, directions, torch.full((count, 1), 1e-6), torch.zeros(count, 1, dtype=torch.long))
+
+
+@torch.no_grad()
+def render(model: Any, rays: RayBundle) -> dict[str, Tensor]:
+    return model(copy.deepcopy(rays))
+
+
+def with_skipping(model: Any, skipping: bool) -> Any:
+    model.config.occupancy = OccupancyConfig(model.config.occupancy.resolution, skipping)
+    return model
+
+
+def test_points_are_looked_up_in_their_cells() -> None:
+    grid = OccupancyGrid(6, radius=0.5)
+    cells = torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(1)) < 0.4
+    grid.set_cells(cells)
+    points = torch.randn(500, 3)
+    expected = []
+    for point in points.double().numpy() / 0.5:
+        norm = np.linalg.norm(point)
+        z = point if norm <= 1 else (2 - 1 / norm) * point / norm
+        expected.append(bool(cells[tuple(np.floor((z + 2) / 4 * 6).astype(int))]))
+    found = grid.occupied(points.view(50, 10, 3))
+    assert found.shape == (50, 10) and found.flatten().tolist() == expected
+    assert grid.occupied(torch.zeros(0, 3)).shape == (0,)
+
+
+def test_eight_cells_are_a_byte() -> None:
+    grid = OccupancyGrid(4)
+    assert grid.bits.shape == (8,) and grid.bits.dtype == torch.uint8 and grid.cells().all()
+    cells = torch.zeros(4, 4, 4, dtype=torch.bool)
+    cells[0, 0, 1] = cells[0, 2, 3] = True
+    grid.set_cells(cells)
+    assert grid.bits.tolist() == [2, 8, 0, 0, 0, 0, 0, 0]
+    assert torch.equal(grid.cells(), cells)
+
+
+@pytest.mark.parametrize("radius", [1.0, 0.4])
+def test_a_baked_grid_holds_what_is_dense_and_little_else(radius: float) -> None:
+    grid = OccupancyGrid(64, radius)
+    generator = torch.Generator().manual_seed(0)
+    share = grid.occupy(grid.cell_alphas(lambda x, side: ball(x), longest=10.0, generator=generator), 0.01)
+    points = torch.randn(20_000, 3, generator=generator)
+    assert grid.occupied(points[points.norm(dim=-1) < RADIUS]).all()
+    far = points[points.norm(dim=-1) > 1.2]
+    assert len(far) > 1000 and not grid.occupied(far).any()
+    assert 0 < share < 0.6
+
+
+def test_what_is_out_of_reach_is_not_looked_up() -> None:
+    grid, seen = OccupancyGrid(16), []
+
+    def density(x: Tensor, side: Tensor) -> Tensor:
+        seen.append(x.norm(dim=-1).max())
+        return torch.full_like(side, 1.0)
+
+    alphas = grid.cell_alphas(density, longest=10.0, within=1.0)
+    assert 1.0 < max(seen) < 3.0
+    assert alphas[8, 8, 8] == pytest.approx(1 - math.exp(-0.25)) and alphas[0, 0, 0] == 0
+
+
+def test_rays_are_followed_until_they_are_opaque() -> None:
+    density = torch.rand(7, 40, generator=torch.Generator().manual_seed(0)) * 4
+    rgb, deltas = torch.rand(7, 40, 3), torch.full((7, 40), 0.2)
+    live = torch.rand(7, 40) < 0.7
+    live[3] = False
+    asked = []
+
+    def evaluate(at: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        asked.append(len(at[0]))
+        return density[at], rgb[at]
+
+    found, colors = evaluate_front_to_back(live, deltas, evaluate, min_transmittance=1e-2)
+    wanted = torch.where(live, density, 0)
+    before = wanted.mul(0.2).cumsum(dim=1) - wanted * 0.2
+    visible = live & (before < math.log(100))
+    assert torch.equal(found[visible], density[visible]) and torch.equal(colors[visible], rgb[visible])
+    is_asked = found > 0
+    assert not (is_asked & ~live).any() and not colors[~is_asked].any()
+    assert sum(asked) == int(is_asked.sum()) < int(live.sum())
+    assert int(is_asked.sum()) - int(visible.sum()) <= 6 * SLAB
+    none, _ = evaluate_front_to_back(torch.zeros_like(live), deltas, evaluate, 1e-2)
+    assert not none.any()
+
+
+@pytest.mark.parametrize("make", [nerf_of_a_ball, zipnerf_of_a_ball])
+def test_skipping_renders_the_same_with_fewer_evaluations(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"background_color": "white"} if make is nerf_of_a_ball else {"near_plane": 1.0, "far_plane": 20.0}
+    model, counted = make(monkeypatch, occupancy=OccupancyConfig(32), **options)
+    assert 0 < bake(model) < 0.3
+    rays = rays_at_the_ball()
+    counts, outputs = [], []
+    for skipping in (False, True):
+        before = [part.count for part in counted]
+        outputs.append(render(with_skipping(model, skipping), rays))
+        counts.append([part.count - own for part, own in zip(counted, before, strict=True)])
+    for dense, skipped in zip(*counts, strict=True):
+        assert 0 < skipped < 0.6 * dense
+    dense, skipped = outputs
+    assert dense.keys() == skipped.keys()
+    for key in ("rgb", "accumulation"):
+        torch.testing.assert_close(skipped[key], dense[key], rtol=0, atol=4e-3)  # of light, half a step of 8 bits
+    hits = dense["accumulation"][:, 0] > 0.5
+    assert 20 < int(hits.sum()) < 180
+    torch.testing.assert_close(skipped["depth"][hits], dense["depth"][hits], rtol=2e-2, atol=0)
+
+
+def test_rays_that_meet_nothing_show_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, counted = nerf_of_a_ball(monkeypatch, occupancy=OccupancyConfig(16), background_color="white")
+    assert model.occupancy is not None
+    model.occupancy.set_cells(torch.zeros(16, 16, 16, dtype=torch.bool))
+    outputs = render(model, rays_at_the_ball(5))
+    assert torch.equal(outputs["rgb"], torch.ones(5, 3)) and torch.equal(outputs["rgb_coarse"], torch.ones(5, 3))
+    assert not outputs["accumulation"].any() and [part.count for part in counted] == [0, 0]
+
+
+@pytest.mark.parametrize("config", [nerf_config, zip_config])
+def test_without_a_grid_nothing_changes(config: Any) -> None:
+    torch.manual_seed(0)
+    plain = make_model(config())
+    assert plain.occupancy is None and not [key for key in plain.state_dict() if "occupancy" in key]
+    baked = make_model(config(occupancy=OccupancyConfig(8, skipping=False)))
+    baked.load_state_dict(plain.state_dict() | {"occupancy.bits": torch.zeros(64, dtype=torch.uint8)})
+    rays = rays_at_the_ball(20)
+    before, after = render(plain, rays), render(baked, rays)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    skipped = render(with_skipping(baked, True), rays)
+    assert not torch.equal(before["rgb"], skipped["rgb"]), "an empty grid skips all"
+
+
+@pytest.mark.parametrize("config", [EUGenNerfModelConfig, EUGenZipNerfModelConfig])
+def test_a_configuration_that_was_saved_before_has_no_grid(config: type) -> None:
+    instance = object.__new__(config)
+    assert instance.occupancy is NO_OCCUPANCY and instance.occupancy.resolution == 0
+
+
+@pytest.mark.parametrize("config", [nerf_config, zip_config])
+def test_a_grid_is_loaded_strictly(config: Any) -> None:
+    model = make_model(config(occupancy=OccupancyConfig(8)))
+    state = dict(model.state_dict())
+    state["occupancy.bits"] = torch.arange(64, dtype=torch.uint8)
+    model.load_state_dict(state, strict=False)
+    assert torch.equal(model.occupancy.bits, torch.arange(64, dtype=torch.uint8))
+    del state["occupancy.bits"]
+    with pytest.raises(RuntimeError, match=r"occupancy\.bits"):
+        model.load_state_dict(state, strict=False)
+
+
+def test_training_skips_nothing() -> None:
+    model = make_model(nerf_config(occupancy=OccupancyConfig(8)))
+    model.occupancy.set_cells(torch.zeros(8, 8, 8, dtype=torch.bool))
+    rays = rays_at_the_ball(20)
+    assert not render(model, rays)["accumulation"].any()
+    assert render(model.train(), rays)["accumulation"].all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"resolution": 7}, "7"), ({"resolution": -2}, "-2"), ({"min_transmittance": 1.0}, "1.0")]
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"occupancy\.\w+ is {message}, expected"):
+        OccupancyConfig(**settings)
