@@ -22,7 +22,7 @@ eugen_zipnerf_small = MethodSpecification(
         pipeline=VanillaPipelineConfig(
             datamanager=SceneDataManagerConfig(train_num_rays_per_batch=1024, eval_num_rays_per_batch=1024),
             model=EUGenZipNerfModelConfig(
-                grid=HashGridConfig(num_levels=7, max_resolution=1024, features_per_level=4, log2_hashmap_size=17),
+                grid=HashGridConfig(num_levels=8, max_resolution=2048, log2_hashmap_size=19),
                 proposal_resolutions=(128, 512),
                 num_samples=(32, 32, 16),
                 losses=ZipNerfLossConfig(anneal_steps=500),
