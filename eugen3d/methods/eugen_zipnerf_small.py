@@ -25,14 +25,14 @@ eugen_zipnerf_small = MethodSpecification(
                 grid=HashGridConfig(num_levels=8, max_resolution=2048, log2_hashmap_size=19),
                 proposal_resolutions=(128, 512),
                 num_samples=(32, 32, 16),
-                losses=ZipNerfLossConfig(anneal_steps=500),
+                losses=ZipNerfLossConfig(hash_decay_mult=0.01, anneal_steps=500),
                 eval_num_rays_per_chunk=2048,
             ),
         ),
         optimizers={
             group: {
                 "optimizer": FieldOptimizerConfig(kind="adam", eps=1e-15),
-                "scheduler": ExponentialDecayConfig(lr_final=1e-3, max_steps=2000, warmup_steps=100),
+                "scheduler": ExponentialDecayConfig(lr_final=3e-3, max_steps=2000, warmup_steps=100),
             }
             for group in ("fields", "grids")
         },
