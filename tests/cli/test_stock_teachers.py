@@ -120,7 +120,7 @@ def test_what_is_no_teacher_is_refused(blender_scene: Path, tmp_path: Path) -> N
     path = stock_run("nerfacto", blender_scene, tmp_path)
     run = load_run(path, "cpu", "inference")
     setattr(run.pipeline, "_model", torch.nn.Linear(2, 2))  # noqa: B010 - no model at all
-    with pytest.raises(UsageError, match="method 'nerfacto', expected eugen-nerf, vanilla-nerf"):
+    with pytest.raises(UsageError, match="method 'nerfacto', expected eugen-nerf, eugen-zipnerf, vanilla-nerf"):
         teacher_of(run)
     checkpoint = next(path.parent.rglob("*.ckpt"))
     saved = torch.load(checkpoint)
