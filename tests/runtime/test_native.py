@@ -242,7 +242,7 @@ def test_a_compiled_library_is_kept(fresh_library: Path, monkeypatch: pytest.Mon
 
 
 def test_a_damaged_library_is_named(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library_module, "_fingerprint", lambda command: "damaged")
+    monkeypatch.setattr(library_module, "_fingerprint", lambda source, command: "damaged")
     fresh_library.mkdir()
     (fresh_library / "chain-damaged.so").write_bytes(b"nothing")
     with pytest.raises(NativeUnavailable, match=r"chain-damaged\.so cannot be loaded .* remove it"):
