@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.nerf import EUGenNerfModelConfig
 from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
 from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
-from eugen3d.runtime.machine import synchronize
 
 TRIES = ((0.1, 0), (0.01, 0), (0.1, 1), (0.01, 1), (0.001, 1), (0.0001, 1))
 """Thresholds of what a cell takes of a ray's light, and by how many cells the occupied ones are dilated, the grids that
@@ -167,9 +165,4 @@ def _times(teacher: NerfTeacher, cameras: list[Cameras]) -> dict[str, float]:
 
 def _seconds(teacher: NerfTeacher, camera: Cameras, skipping: bool) -> float:
     teacher.set_skipping(skipping)
-    device = torch.device(teacher.model.device)
-    synchronize(device)
-    start = time.perf_counter()
-    teacher.render(camera)
-    synchronize(device)
-    return time.perf_counter() - start
+    return teacher.timed_render(camera)[1]

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import math
 import statistics
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -27,11 +25,10 @@ from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import first_line
 from eugen3d.cli.renders import Record, RenderStore, file_hash, fingerprint
 from eugen3d.cli.runs import UsageError, load_run, resolve_device
-from eugen3d.cli.teachers import NerfTeacher, teacher_of
+from eugen3d.cli.teachers import teacher_of
 from eugen3d.cli.views import Views, choose_evenly, load_views, match_files
 from eugen3d.metrics.image import image_metrics
 from eugen3d.metrics.lpips import LpipsMetric, LpipsUnavailableError, find_backbone, load_lpips
-from eugen3d.runtime.machine import synchronize
 
 WARM_UP_RAYS = 1024
 
@@ -125,7 +122,7 @@ class Comparison:
         for position in range(count):
             which = (turn + position) % count
             camera = at.views[which].camera(at.views[which].files.index(file))
-            rendered[which] = _render(self.models[which], camera.to(self.device))
+            rendered[which] = self.models[which].timed_render(camera.to(self.device))
             advance()
         records = []
         for which, (rgb, seconds) in sorted(rendered.items()):
@@ -158,7 +155,7 @@ class Comparison:
             rows = min(int(camera.height), math.ceil(WARM_UP_RAYS / int(camera.width)))
             camera.height = torch.full_like(camera.height, rows)
             try:
-                _render(model, camera.to(self.device))
+                model.timed_render(camera.to(self.device))
             except RuntimeError as error:
                 runtime = self.settings.runtime
                 if runtime == "eager":
@@ -260,16 +257,6 @@ class Comparison:
                 for file, r in zip(self.files, own, strict=True)
             ],
         }
-
-
-def _render(model: NerfTeacher, camera: Cameras) -> tuple[Tensor, float]:
-    """The picture (height, width, 3) that a camera takes, and the seconds that it took."""
-    device = torch.device(camera.device)
-    synchronize(device)
-    start = time.perf_counter()
-    rgb = model.render(camera)
-    synchronize(device)
-    return rgb, time.perf_counter() - start
 
 
 def _mean(values: list[float | None]) -> float | None:

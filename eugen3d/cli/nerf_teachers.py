@@ -1,6 +1,7 @@
 """What the commands need to know of a nerfstudio model: its fields, what they see along rays, and how it renders."""
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from eugen3d.models.nerf import EUGenNerfModel
 from eugen3d.models.occupancy import OccupancyConfig
 from eugen3d.models.zipnerf import EUGenZipNerfModel
 from eugen3d.runtime import Backend
+from eugen3d.runtime.machine import synchronize
 
 
 class NerfTeacher(ABC):
@@ -54,9 +56,9 @@ class NerfTeacher(ABC):
     def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
         """What every field sees along rays, jittered as in training, so that many rays cover every depth."""
 
-    @abstractmethod
     def set_runtime(self, runtime: Backend) -> None:
         """Choose how the folded fields are evaluated in rendering."""
+        self.model.config.runtime = runtime
 
     def set_skipping(self, skipping: bool) -> None:
         """Choose whether rendering skips what the model's grid, if it has one, says is empty."""
@@ -68,6 +70,15 @@ class NerfTeacher(ABC):
         """The picture (height, width, 3) that a camera takes."""
         outputs = self.model.get_outputs_for_camera(camera)
         return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
+
+    def timed_render(self, camera: Cameras) -> tuple[Tensor, float]:
+        """The same, and the seconds that it took."""
+        device = torch.device(self.model.device)
+        synchronize(device)
+        start = time.perf_counter()
+        rgb = self.render(camera)
+        synchronize(device)
+        return rgb, time.perf_counter() - start
 
     @property
     def has_appearance(self) -> bool:
@@ -132,9 +143,6 @@ class EUGenNerfTeacher(NerfTeacher):
         seen = self.model.field_samples(rays)
         return {name: RaySamples(columns[:2], *columns[2:]) for name, columns in seen.items()}
 
-    def set_runtime(self, runtime: Backend) -> None:
-        self.model.config.runtime = runtime
-
 
 class EUGenZipNerfTeacher(NerfTeacher):
     """An eugen-zipnerf: the dense layers of the field that renders, over the features of its grid.
@@ -162,6 +170,3 @@ class EUGenZipNerfTeacher(NerfTeacher):
 
     def samples(self, rays: RayBundle) -> dict[str, RaySamples]:
         return {"field": RaySamples(*self.model.head_samples(rays))}
-
-    def set_runtime(self, runtime: Backend) -> None:
-        self.model.config.runtime = runtime

@@ -3,7 +3,6 @@
 import copy
 import math
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,6 @@ from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.cli.views import Views
 from eugen3d.distill import Distiller, FieldLoss, FitConfig, LayerwiseConfig, Network, Plan, RecordedNetwork, Rows
-from eugen3d.runtime.machine import synchronize
 
 TIMED_TURNS = 3  # how often a view is rendered by both
 MIN_MSE = 1e-12  # of a picture in [0, 1]: a PSNR of 120 dB
@@ -108,13 +106,5 @@ class Trials:
     def _speedup(self, student: NerfTeacher) -> float:
         """The median ratio of seconds, a view rendered by both in turn; both have rendered it before."""
         camera = self._camera(self.indices[0])
-        turns = [(self._seconds(self.teacher, camera), self._seconds(student, camera)) for _ in range(TIMED_TURNS)]
+        turns = [[one.timed_render(camera)[1] for one in (self.teacher, student)] for _ in range(TIMED_TURNS)]
         return statistics.median(theirs / ours for theirs, ours in turns)
-
-    def _seconds(self, model: NerfTeacher, camera: Cameras) -> float:
-        device = torch.device(self.teacher.model.device)
-        synchronize(device)
-        start = time.perf_counter()
-        model.render(camera)
-        synchronize(device)
-        return time.perf_counter() - start

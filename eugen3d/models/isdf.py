@@ -3,13 +3,11 @@
 It is trained by a pipeline of its own (see `eugen3d.models.isdf_pipeline`) and rendered by sphere tracing.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -17,6 +15,7 @@ from eugen3d.fields import IsdfField, IsdfFieldConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.mapping import SdfQuery, TraceConfig, trace_rays
 from eugen3d.models.folded import KeptCopy
+from eugen3d.models.strict import StrictModel
 from eugen3d.runtime import Backend
 
 
@@ -64,7 +63,7 @@ class EUGenIsdfModelConfig(ModelConfig):
         )
 
 
-class EUGenIsdfModel(Model):
+class EUGenIsdfModel(StrictModel):
     """A field of signed distance, with the surfaces that cameras see of it."""
 
     config: EUGenIsdfModelConfig
@@ -98,7 +97,3 @@ class EUGenIsdfModel(Model):
             "depth": depth[:, None],
             "normals": (normals + 1) / 2 * seen,
         }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
-        return super().load_state_dict(state_dict, strict=True, assign=assign)

@@ -5,16 +5,16 @@ Training evaluates the fields merged, on their own parameters; rendering evaluat
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.ray_samplers import PDFSampler, UniformSampler
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -26,6 +26,7 @@ from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
 from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
 from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.strict import StrictModel
 from eugen3d.runtime import AutoModule, Backend, TiledModule
 from eugen3d.training import has_bfloat16
 
@@ -80,7 +81,7 @@ class EUGenNerfModelConfig(ModelConfig):
         )
 
 
-class EUGenNerfModel(Model):
+class EUGenNerfModel(StrictModel):
     """NeRF with a coarse and a fine field (Mildenhall et al. 2020, section 5.2)."""
 
     config: EUGenNerfModelConfig
@@ -179,10 +180,6 @@ class EUGenNerfModel(Model):
             "depth": depth,
         }
         return image_metrics(outputs["rgb"], target), images
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
-        return super().load_state_dict(state_dict, strict=True, assign=assign)
 
     @torch.no_grad()
     def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:

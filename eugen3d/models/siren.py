@@ -5,13 +5,11 @@ decode` writes what it stands for.
 """
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -19,6 +17,7 @@ from eugen3d.datasets.signals import ShapeFormat, SignalFormat
 from eugen3d.fields import SirenField, SirenFieldConfig
 from eugen3d.layers import LayerConfig, fold
 from eugen3d.models.folded import kept_runtime
+from eugen3d.models.strict import StrictModel
 from eugen3d.runtime import Backend
 
 SOUND_OMEGA_0 = 3000.0
@@ -74,7 +73,7 @@ class EUGenSirenModelConfig(ModelConfig):
         )
 
 
-class EUGenSirenModel(Model):
+class EUGenSirenModel(StrictModel):
     """A network of sines that stands for one signal."""
 
     config: EUGenSirenModelConfig
@@ -107,7 +106,3 @@ class EUGenSirenModel(Model):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """A signal has no rays."""
         raise NotImplementedError("eugen-siren has no cameras, expected `eugen3d decode`")
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
-        return super().load_state_dict(state_dict, strict=True, assign=assign)

@@ -5,7 +5,7 @@ axis alone, so that pictures of any size are free of aliasing.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from nerfstudio.field_components.embedding import Embedding
 from nerfstudio.model_components.losses import distortion_loss, ray_samples_to_sdist
 from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler
 from nerfstudio.model_components.renderers import AccumulationRenderer, DepthRenderer, RGBRenderer
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -32,6 +32,7 @@ from eugen3d.models.folded import kept_runtime
 from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
 from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.strict import StrictModel
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
 
@@ -134,7 +135,7 @@ class Level(NamedTuple):
     """(n, samples, 3), of the field that renders."""
 
 
-class EUGenZipNerfModel(Model):
+class EUGenZipNerfModel(StrictModel):
     """Zip-NeRF: proposals, and a field that renders."""
 
     config: EUGenZipNerfModelConfig
@@ -239,10 +240,6 @@ class EUGenZipNerfModel(Model):
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
         return image_metrics(outputs["rgb"].clamp(0, 1), target), images
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
-        return super().load_state_dict(state_dict, strict=True, assign=assign)
 
     @torch.no_grad()
     def head_samples(self, ray_bundle: RayBundle) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:

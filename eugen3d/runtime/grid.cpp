@@ -82,26 +82,33 @@ inline void look_up(const Level &level, const float *x, const float *stds, int p
     }
 }
 
-template <int FEATURES>
-void forward_row(const Level &level, const float *table, int features, const float *means, const float *stds,
-                 int points, float *output, float *omega) {
-    float sums[FEATURES ? FEATURES : 64] = {}, total = 0;
-    const int width = FEATURES ? FEATURES : features;
+// Visits the entries around a row's points, each with its weight in the mean; gives the sum of the points' omegas.
+template <typename Entry, typename Visit>
+inline float visit_entries(const Level &level, Entry *table, int width, const float *means, const float *stds,
+                           int points, Visit visit) {
     Lookup found;
+    float omega = 0;
     for (int start = 0; start < points; start += LANES) {
         const int count = std::min(LANES, points - start);
         look_up(level, means + 3 * start, stds ? stds + start : nullptr, count, 1.0f / points, found);
+        const auto entry = [&](int point, int corner) { return table + (level.start + found.index[corner][point]) * width; };
         for (int point = 0; point < count; ++point)
-            for (int corner = 0; corner < 8; ++corner)
-                __builtin_prefetch(table + (level.start + found.index[corner][point]) * width);
+            for (int corner = 0; corner < 8; ++corner) __builtin_prefetch(entry(point, corner));
         for (int point = 0; point < count; ++point)
-            for (int corner = 0; corner < 8; ++corner) {
-                const float weight = found.weight[corner][point];
-                const float *entry = table + (level.start + found.index[corner][point]) * width;
-                for (int feature = 0; feature < width; ++feature) sums[feature] += weight * entry[feature];
-            }
-        total += found.omega;
+            for (int corner = 0; corner < 8; ++corner) visit(entry(point, corner), found.weight[corner][point]);
+        omega += found.omega;
     }
+    return omega;
+}
+
+template <int FEATURES>
+void forward_row(const Level &level, const float *table, int features, const float *means, const float *stds,
+                 int points, float *output, float *omega) {
+    float sums[FEATURES ? FEATURES : 64] = {};
+    const int width = FEATURES ? FEATURES : features;
+    const float total = visit_entries(level, table, width, means, stds, points, [&](const float *entry, float weight) {
+        for (int feature = 0; feature < width; ++feature) sums[feature] += weight * entry[feature];
+    });
     for (int feature = 0; feature < width; ++feature) output[feature] = sums[feature];
     if (omega) *omega = total / points;
 }
@@ -110,20 +117,9 @@ template <int FEATURES>
 void backward_row(const Level &level, float *table, int features, const float *means, const float *stds, int points,
                   const float *gradient) {
     const int width = FEATURES ? FEATURES : features;
-    Lookup found;
-    for (int start = 0; start < points; start += LANES) {
-        const int count = std::min(LANES, points - start);
-        look_up(level, means + 3 * start, stds ? stds + start : nullptr, count, 1.0f / points, found);
-        for (int point = 0; point < count; ++point)
-            for (int corner = 0; corner < 8; ++corner)
-                __builtin_prefetch(table + (level.start + found.index[corner][point]) * width);
-        for (int point = 0; point < count; ++point)
-            for (int corner = 0; corner < 8; ++corner) {
-                const float weight = found.weight[corner][point];
-                float *entry = table + (level.start + found.index[corner][point]) * width;
-                for (int feature = 0; feature < width; ++feature) entry[feature] += weight * gradient[feature];
-            }
-    }
+    visit_entries(level, table, width, means, stds, points, [&](float *entry, float weight) {
+        for (int feature = 0; feature < width; ++feature) entry[feature] += weight * gradient[feature];
+    });
 }
 
 using Forward = decltype(&forward_row<0>);

@@ -24,6 +24,7 @@ from eugen3d.cli.main import main
 from eugen3d.cli.plots import Point, scatter
 from eugen3d.cli.report import error_map
 from eugen3d.cli.runs import UsageError, load_run
+from eugen3d.cli.teachers import NerfTeacher
 from eugen3d.cli.views import choose_evenly, load_views
 from eugen3d.datasets.reduced import reduce_image
 from eugen3d.layers import LayerConfig
@@ -452,7 +453,7 @@ def test_labels_of_a_plot_do_not_overlap() -> None:
 def count_renders(monkeypatch: pytest.MonkeyPatch, limit: int = 10**9) -> list[int]:
     """Note which model renders, in order, and interrupt the process after `limit` times, once."""
     rendered: list[int] = []
-    render = eugen3d.cli.comparison._render
+    render = NerfTeacher.timed_render
 
     def spy(model: Any, camera: Any) -> Any:
         if len(rendered) == limit:
@@ -460,5 +461,5 @@ def count_renders(monkeypatch: pytest.MonkeyPatch, limit: int = 10**9) -> list[i
         rendered.append(id(model))
         return render(model, camera)
 
-    monkeypatch.setattr(eugen3d.cli.comparison, "_render", spy)
+    monkeypatch.setattr(NerfTeacher, "timed_render", spy)
     return rendered
