@@ -24,11 +24,14 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
-from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
-from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
+from eugen3d.models.skipping import GridMarch, Intervals, evaluate_front_to_back
 from eugen3d.models.strict import StrictModel
 from eugen3d.runtime import AutoModule, Backend, TiledModule
 from eugen3d.training import has_bfloat16
+
+CELL_DRAWS = 8
+"""Points of a cell at which a grid is baked."""
 
 
 @dataclass
@@ -66,7 +69,7 @@ class EUGenNerfModelConfig(ModelConfig):
     runtime: Backend = "eager"
     """How rendering evaluates the folded fields."""
     occupancy: OccupancyConfig = NO_OCCUPANCY
-    """What rendering skips; `eugen3d bake` fills the grid."""
+    """The grid that rendering samples rays by; `eugen3d bake` fills it."""
 
     def field_config(self) -> NerfFieldConfig:
         """The configuration of either field."""
@@ -108,15 +111,16 @@ class EUGenNerfModel(StrictModel):
         return {"fields": [p for p in self.fields.parameters() if p.requires_grad]}
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
-        """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones."""
-        if self.training or self.occupancy is None or not self.config.occupancy.skipping:
-            return self._render(ray_bundle)
-        outputs = self._empty_outputs(len(ray_bundle), ray_bundle.fars)
-        spans = OccupiedSpans.of_rays(self.occupancy, ray_bundle, self.sampler_uniform(ray_bundle))
-        seen = spans.any()
-        if seen.any():
-            for key, found in self._render(ray_bundle[seen], spans[seen]).items():
-                outputs[key][seen] = found
+        """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones.
+
+        By a grid of what is occupied the fine field alone is evaluated, and there are no coarse ones.
+        """
+        if self.occupancy is not None and self.config.occupancy.skipping and not self.training:
+            return self._render_by_grid(ray_bundle, self.occupancy)
+        outputs: dict[str, Tensor] = {}
+        for name, samples, rgb, weights in self._march(ray_bundle):
+            suffix = "" if name == "fine" else f"_{name}"
+            outputs |= {key + suffix: value for key, value in self._composite(samples, rgb, weights).items()}
         return outputs
 
     @torch.no_grad()
@@ -175,14 +179,14 @@ class EUGenNerfModel(StrictModel):
         )
         accumulation = colormaps.apply_colormap(outputs["accumulation"])
         images = {
-            "img": torch.cat([target, outputs["rgb_coarse"], outputs["rgb"]], dim=1),
+            "img": torch.cat([target, outputs.get("rgb_coarse", outputs["rgb"]), outputs["rgb"]], dim=1),
             "accumulation": accumulation,
             "depth": depth,
         }
         return image_metrics(outputs["rgb"], target), images
 
     @torch.no_grad()
-    def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
+    def look_up_cells(self, generator: torch.Generator, advance: Callable[[float], object]) -> Cells:
         """What the grid is baked from: the density of the fine field, which alone renders."""
         assert self.occupancy is not None
         field = self._folded_field("fine")
@@ -192,43 +196,43 @@ class EUGenNerfModel(StrictModel):
         def density(points: Tensor, _: Tensor) -> Tensor:
             return field(points, direction.expand_as(points))[0]
 
-        return self.occupancy.cell_alphas(density, self.config.far_plane, within, generator, advance)
+        return self.occupancy.look_up_cells(density, self.config.far_plane, within, CELL_DRAWS, generator, advance)
 
-    def _empty_outputs(self, count: int, fars: Tensor | None) -> dict[str, Tensor]:
-        """What is seen along rays that meet nothing: the background, as far as they go."""
-        nothing = torch.zeros(count, 1, 3, device=self.device)
-        rgb, accumulation = self.renderer_rgb(nothing, nothing[..., :1]), nothing[:, 0, :1]
-        assert fars is not None
-        own = {"rgb": rgb, "accumulation": accumulation, "depth": fars}
-        return {key + suffix: value.clone() for suffix in ("_coarse", "") for key, value in own.items()}
+    def _composite(self, samples: RaySamples, rgb: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            depth = self.renderer_depth(weights, samples)
+        return {
+            "rgb": self.renderer_rgb(rgb, weights),
+            "accumulation": self.renderer_accumulation(weights),
+            "depth": depth,
+        }
 
-    def _render(self, ray_bundle: RayBundle, spans: OccupiedSpans | None = None) -> dict[str, Tensor]:
-        outputs: dict[str, Tensor] = {}
-        for name, samples, rgb, weights in self._march(ray_bundle, spans):
-            suffix = "" if name == "fine" else f"_{name}"
-            outputs["rgb" + suffix] = self.renderer_rgb(rgb, weights)
-            outputs["accumulation" + suffix] = self.renderer_accumulation(weights)
-            with torch.no_grad():
-                outputs["depth" + suffix] = self.renderer_depth(weights, samples)
-        return outputs
+    def _render_by_grid(self, rays: RayBundle, grid: OccupancyGrid) -> dict[str, Tensor]:
+        config = self.config
+        count = config.occupancy.num_samples or config.num_coarse_samples + config.num_importance_samples
+        samples, live = GridMarch(grid, rays, self.sampler_uniform).samples(count)
+        frustums, field = samples.frustums, self._folded_field("fine")
+        middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
 
-    def _march(
-        self, ray_bundle: RayBundle, spans: OccupiedSpans | None = None
-    ) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
-        """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1).
+        def evaluate(at: Intervals) -> tuple[Tensor, ...]:
+            direction = rays.directions[at[0]]
+            return field(rays.origins[at[0]] + direction * middles[at][:, None], direction)
 
-        Where it is said what of the rays is occupied, nothing else is evaluated.
-        """
+        assert samples.deltas is not None
+        deltas = samples.deltas[..., 0]
+        density, rgb = evaluate_front_to_back(live, deltas, evaluate, config.occupancy.min_transmittance)
+        return self._composite(samples, rgb, samples.get_weights(density[..., None]))
+
+    def _march(self, ray_bundle: RayBundle) -> Iterator[tuple[str, RaySamples, Tensor, Tensor]]:
+        """Field by field: its name, its samples, their colours (n, samples, 3) and weights (n, samples, 1)."""
         samples = self.sampler_uniform(ray_bundle)
-        rgb, weights = self._evaluate("coarse", samples, spans)
+        rgb, weights = self._evaluate("coarse", samples)
         yield "coarse", samples, rgb, weights
         samples = self.sampler_pdf(ray_bundle, samples, weights.detach())
-        yield "fine", samples, *self._evaluate("fine", samples, spans)
+        yield "fine", samples, *self._evaluate("fine", samples)
 
-    def _evaluate(self, name: str, samples: RaySamples, spans: OccupiedSpans | None = None) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, name: str, samples: RaySamples) -> tuple[Tensor, Tensor]:
         """Colours (n, samples, 3) and rendering weights (n, samples, 1) of a field along rays."""
-        if spans is not None:
-            return self._evaluate_live(name, samples, spans)
         positions = samples.frustums.get_positions()
         directions = samples.frustums.directions.expand_as(positions)
         flat = positions.reshape(-1, 3), directions.reshape(-1, 3)
@@ -240,24 +244,6 @@ class EUGenNerfModel(StrictModel):
         shape = positions.shape[:-1]
         weights = samples.get_weights(density.float().view(*shape, 1))
         return rgb.float().view(*shape, 3), weights
-
-    def _evaluate_live(self, name: str, samples: RaySamples, spans: OccupiedSpans) -> tuple[Tensor, Tensor]:
-        """The same of what is occupied and can be seen; all else has density 0."""
-        frustums, field = samples.frustums, self._folded_field(name)
-        assert samples.deltas is not None
-        origins, directions = frustums.origins[:, 0], frustums.directions[:, 0]
-        middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
-
-        def evaluate(at: Intervals) -> tuple[Tensor, ...]:
-            direction = directions[at[0]]
-            return field(origins[at[0]] + direction * middles[at][:, None], direction)
-
-        shape = *samples.shape, 1
-        live = spans.of(samples, PROPOSAL_MARGIN if name == "coarse" else 0)
-        density, rgb = evaluate_front_to_back(
-            live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance
-        )
-        return rgb, samples.get_weights(density.view(shape))
 
     def _folded_field(self, name: str) -> TiledModule | AutoModule:
         """The folded copy of a field."""

@@ -1,15 +1,16 @@
-"""Where a scene is: a grid of bits over contracted space, baked from a field's density; rendering skips the rest.
+"""Where a scene is: a grid of densities over contracted space, baked from a field; rendering samples rays by it.
 
-    z = C(x / radius) in [-2, 2]³,    cell (i, j, k) = ⌊R (z + 2) / 4⌋,    bit number (i R + j) R + k
+    z = C(x / radius) in [-2, 2]³,    cell (i, j, k) = ⌊R (z + 2) / 4⌋,    byte number (i R + j) R + k
 
-A cell is occupied where a ray that crosses it, or if so wished one of its neighbours, loses more than a threshold of
-its light. The idea is that of Müller et al. 2022, "Instant neural graphics primitives"; their grids are kept up in
-training.
+A byte c is a density of LEAST GROWTH^(c - 1) per radius; 0 is an empty cell, where a ray that crosses it, or if so
+wished one of its neighbours, loses no more than a threshold of its light. The idea is that of Müller et al. 2022,
+"Instant neural graphics primitives"; their grids are kept up in training and are of bits.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,31 +19,45 @@ from torch import Tensor, nn
 
 from eugen3d.fields.contraction import contract, to_unit_cube, uncontract
 
-NUM_DRAWS = 8
-"""Points at which density is looked up for a cell."""
+LEAST, MOST = 1e-3, 1e6
+"""The densities per radius of the bytes 1 and 255."""
+GROWTH = (MOST / LEAST) ** (1 / 254)
 REACH = 0.5
-"""How far around a cell they lie, in its sides: what is missed in a cell by chance is found from its neighbours."""
+"""How far around a cell the points may lie at which density is looked up for it, in its sides: what is missed in a cell
+by chance is found from its neighbours."""
 CHUNK_CELLS = 1 << 15
+
+
+class Cells(NamedTuple):
+    """What a ray meets on its way through each cell."""
+
+    alpha: Float[Tensor, "r r r"]
+    """The share of its light that it loses at most."""
+    density: Float[Tensor, "r r r"]
+    """That which takes the mean share, per scene unit."""
 
 
 @dataclass(frozen=True)
 class OccupancyConfig:
-    """A grid of what is occupied, and what rendering skips by it.
+    """A grid of what is occupied, and how rendering samples rays by it.
 
     Frozen, with plain defaults: it is an attribute of the models' classes then, which a configuration finds that was
     saved before there were grids.
     """
 
     resolution: int = 0
-    """Cells along a side of the cube [-2, 2]³ around contracted space, an even number; 0: none, nothing is skipped."""
+    """Cells along a side of the cube [-2, 2]³ around contracted space; 0: there is no grid, nothing is skipped."""
+    num_samples: int = 0
+    """Samples of a ray that rendering places by the grid; 0: as many as the field that renders has without."""
     skipping: bool = True
-    """Whether rendering skips what the grid, if there is one, says is empty."""
+    """Whether rendering asks the grid, if there is one, and skips what it says is empty."""
     min_transmittance: float = 2e-3
     """Rays are not followed further where less of their light is left; by default half a step of 8 bits."""
 
     def __post_init__(self) -> None:
-        if self.resolution < 0 or self.resolution % 2:
-            raise ValueError(f"occupancy.resolution is {self.resolution}, expected 0 or an even number")
+        for name, value in (("resolution", self.resolution), ("num_samples", self.num_samples)):
+            if value < 0:
+                raise ValueError(f"occupancy.{name} is {value}, expected 0 or more")
         if not 0 <= self.min_transmittance < 1:
             raise ValueError(f"occupancy.min_transmittance is {self.min_transmittance}, expected 0 to under 1")
 
@@ -55,79 +70,81 @@ NO_OCCUPANCY = OccupancyConfig()
 
 
 class OccupancyGrid(nn.Module):
-    """One bit for every cell of contracted space; at first all are occupied.
+    """One byte for every cell of contracted space; at first all are occupied, and hardly dense.
 
     Args:
-        resolution: R, even.
+        resolution: R.
         radius: of the ball around the origin that is not contracted, in scene units.
 
     Attributes:
-        bits: (R³ / 8,) uint8, eight cells a byte, the first in its lowest bit.
+        codes: (R³,) uint8.
     """
 
-    bits: Tensor
+    codes: Tensor
+    densities: Tensor
 
     def __init__(self, resolution: int, radius: float = 1.0) -> None:
         super().__init__()
         self.resolution, self.radius = resolution, radius
-        self.register_buffer("bits", torch.full((resolution**3 // 8,), 255, dtype=torch.uint8))
+        self.register_buffer("codes", torch.ones(resolution**3, dtype=torch.uint8))
+        densities = LEAST / radius * GROWTH ** (torch.arange(256, dtype=torch.float64) - 1)
+        densities[0] = 0
+        self.register_buffer("densities", densities.float(), persistent=False)
 
-    def occupied(self, points: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
-        """Whether points, in scene units, lie in occupied cells."""
+    def density(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+        """That of the cells that points, in scene units, lie in, per scene unit; 0 where they are empty alone."""
         z = contract(points / self.radius)
-        i, j, k = to_unit_cube(z, z[..., 0])[0].mul_(self.resolution).long().clamp_(max=self.resolution - 1).unbind(-1)
+        i, j, k = to_unit_cube(z, z[..., 0])[0].mul_(self.resolution).int().clamp_(max=self.resolution - 1).unbind(-1)
         index = (i * self.resolution + j) * self.resolution + k
-        return (self.bits[index >> 3] >> (index & 7)) & 1 != 0
+        return self.densities[self.codes[index].int()]
 
     def cells(self) -> Bool[Tensor, "r r r"]:
         """Which cells are occupied."""
-        bits = self.bits[:, None] >> torch.arange(8, dtype=torch.uint8, device=self.bits.device)
-        return (bits & 1).bool().view(3 * (self.resolution,))
-
-    def set_cells(self, cells: Bool[Tensor, "r r r"]) -> None:
-        """Say which cells are occupied."""
-        shifts = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
-        eights = cells.to(self.bits.device).view(-1, 8).to(torch.uint8)
-        self.bits.copy_((eights << shifts).sum(dim=1, dtype=torch.uint8))
+        return (self.codes > 0).view(3 * (self.resolution,))
 
     @torch.no_grad()
-    def cell_alphas(
+    def look_up_cells(
         self,
         density: Callable[[Tensor, Tensor], Tensor],
         longest: float,
         within: float = math.inf,
+        num_draws: int = 1,
         generator: torch.Generator | None = None,
         advance: Callable[[float], object] = lambda share: None,
-    ) -> Float[Tensor, "r r r"]:
-        """What share of its light a ray loses at most on its way through each cell.
+    ) -> Cells:
+        """What a ray meets on its way through each cell.
 
         The way is taken for as long as it is radially, where contraction makes cells longest. 1 - exp(-density * way)
-        is looked up at a few random points of every cell, so that this is approximate.
+        is looked up at a few points of every cell, so that this is approximate.
 
         Args:
             density: of points (n, 3) in scene units, and the cells' sides there (n,) → (n,) per scene unit.
             longest: the way that a ray goes in all.
             within: distance from the origin, in scene units, beyond which no ray comes; cells there are left at 0.
+            num_draws: points of every cell, at random if there is more than its middle.
             generator: of the points.
             advance: called with the share of the work that was done since the last call.
         """
-        alphas = torch.zeros(self.resolution**3, device=self.bits.device)
+        alphas, densities = torch.zeros(2, self.resolution**3, device=self.codes.device)
         chosen = self._reached(within)
         for part in chosen.split(CHUNK_CELLS):
             corner = torch.stack([part // self.resolution**2, part // self.resolution % self.resolution], dim=-1)
             corner = torch.cat([corner, (part % self.resolution)[:, None]], dim=-1)
-            jitter = torch.rand(NUM_DRAWS, len(part), 3, device=part.device, generator=generator)
-            jitter = jitter * (1 + 2 * REACH) - REACH
-            x = uncontract((corner + jitter).flatten(0, 1) * (4 / self.resolution) - 2)
+            at = torch.full((num_draws, len(part), 3), 0.5, device=part.device)
+            if num_draws > 1:
+                at.uniform_(-REACH, 1 + REACH, generator=generator)
+            x = uncontract((corner + at).flatten(0, 1) * (4 / self.resolution) - 2)
             side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
             side = side.clamp(max=longest)
-            values = 1 - torch.exp(-density(x * self.radius, side) * side)
-            alphas[part] = values.view(NUM_DRAWS, -1).amax(dim=0)
+            values = (1 - torch.exp(-density(x * self.radius, side) * side)).view(num_draws, -1)
+            alphas[part] = values.amax(dim=0)
+            way = side.view(num_draws, -1).mean(dim=0)
+            densities[part] = -torch.log1p(-values.mean(dim=0).clamp(max=1 - 1e-6)) / way
             advance(len(part) / len(chosen))
-        return alphas.view(3 * (self.resolution,))
+        return Cells(alphas.view(3 * (self.resolution,)), densities.view(3 * (self.resolution,)))
 
-    def occupy(self, alphas: Float[Tensor, "r r r"], threshold: float, dilation: int = 1) -> float:
-        """Occupy the cells of more than a threshold of what `cell_alphas` found, and those around them.
+    def occupy(self, cells: Cells, threshold: float, dilation: int = 1) -> float:
+        """Occupy the cells where a ray loses more than a threshold of its light, and those around them.
 
         Args:
             dilation: how many cells around, along every axis.
@@ -135,16 +152,18 @@ class OccupancyGrid(nn.Module):
         Returns:
             The share of the cells that rays can reach, those of the contracted ball, that are occupied.
         """
-        is_dense = (alphas > threshold).float()[None, None]
-        cells = F.max_pool3d(is_dense, kernel_size=2 * dilation + 1, stride=1, padding=dilation)[0, 0] > 0
-        self.set_cells(cells)
-        return float(cells.view(-1)[self._reached(math.inf)].float().mean())
+        is_dense = (cells.alpha > threshold).float()[None, None]
+        occupied = F.max_pool3d(is_dense, kernel_size=2 * dilation + 1, stride=1, padding=dilation).view(-1) > 0
+        ratios = (cells.density.view(-1) * (self.radius / LEAST)).clamp(min=1.0)
+        codes = (1 + ratios.log() / math.log(GROWTH)).round().clamp(max=255)
+        self.codes.copy_(torch.where(occupied, codes, 0).to(torch.uint8))
+        return float(occupied[self._reached(math.inf)].float().mean())
 
     def _reached(self, within: float) -> Tensor:
         """The numbers of the cells that hold points of the contracted ball of a radius in scene units."""
         r = max(within / self.radius, 1e-12)
         norm = r if r <= 1 else 2 - 1 / r
-        middles = (torch.arange(self.resolution, device=self.bits.device) + 0.5) * (4 / self.resolution) - 2
+        middles = (torch.arange(self.resolution, device=self.codes.device) + 0.5) * (4 / self.resolution) - 2
         squared = middles.square()
         distance = (squared[:, None, None] + squared[:, None] + squared).sqrt()
         return (distance <= norm + math.sqrt(3) * 2 / self.resolution).view(-1).nonzero()[:, 0]

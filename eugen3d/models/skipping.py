@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler
 from torch import Tensor
 
 from eugen3d.models.occupancy import OccupancyGrid
@@ -14,58 +15,50 @@ from eugen3d.models.occupancy import OccupancyGrid
 Intervals = tuple[Tensor, Tensor]
 """The numbers of some rays (m,), and of an interval of each (m,)."""
 
-NUM_PARTS = 128
-"""Of a ray, that are looked up."""
-PROPOSAL_MARGIN = 1
-"""Intervals around what is occupied that a field sees which says where another one is evaluated."""
+NUM_PARTS = 192
+"""Of a ray, that are looked up in a grid, each at its middle."""
+SPREAD = 0.2
+"""Share of a ray's light that is added to the weights for sampling, evenly over its occupied parts."""
 SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
 
-class OccupiedSpans:
-    """Which parts of rays lie in occupied cells: looked up once a ray, for the intervals of all its fields.
-
-    A ray is divided into parts of equal length in the spacing of the samples; a part is occupied where its middle is.
+class GridMarch:
+    """Samples of rays by what a grid says of their parts, which are of equal length in the spacing of the samples.
 
     Args:
-        before: (n, NUM_PARTS + 1) int32, how many of the parts before each are occupied.
+        grid: what is asked.
+        rays: n of them.
+        sampler: makes the parts; its spacing is the samples'.
     """
 
-    def __init__(self, before: Tensor) -> None:
-        self._before = before
+    def __init__(self, grid: OccupancyGrid, rays: RayBundle, sampler: SpacedSampler) -> None:
+        parts = sampler(rays, NUM_PARTS)
+        frustums = parts.frustums
+        middles = (frustums.starts + frustums.ends) / 2
+        density = grid.density(torch.addcmul(rays.origins[:, None], middles, rays.directions[:, None]))
+        self._rays, self._parts, self._density = rays, parts, density
+        self._before = F.pad((density > 0).cumsum(dim=1, dtype=torch.int32), (1, 0))
 
-    @classmethod
-    def of_rays(cls, grid: OccupancyGrid, rays: RayBundle, samples: RaySamples) -> "OccupiedSpans":
-        """Look rays (n,) up; samples are any of theirs, for their spacing."""
-        assert samples.spacing_to_euclidean_fn is not None
-        middles = (torch.arange(NUM_PARTS, device=rays.origins.device) + 0.5) / NUM_PARTS
-        distances = samples.spacing_to_euclidean_fn(middles[None])
-        points = torch.addcmul(rays.origins[:, None], distances[..., None], rays.directions[:, None])
-        before = grid.occupied(points).cumsum(dim=1, dtype=torch.int32)
-        return cls(F.pad(before, (1, 0)))
+    def samples(self, count: int) -> tuple[RaySamples, Bool[Tensor, "n count"]]:
+        """Samples spaced by the parts' weights, and which of them may have density.
 
-    def __getitem__(self, rays: Tensor) -> "OccupiedSpans":
-        """Those of some of the rays."""
-        return OccupiedSpans(self._before[rays])
-
-    def any(self) -> Bool[Tensor, " n"]:
-        """Whether rays have an occupied part."""
-        return self._before[:, -1] > 0
-
-    def of(self, samples: RaySamples, margin: int = 0) -> Bool[Tensor, "n s"]:
-        """Which intervals have a part, or a part of one, that is occupied.
-
-        Args:
-            margin: how many intervals before and after those are live, too. Fields that only say where others are
-                evaluated see surfaces less sharply than the grid, and their weights lie in front of them, too.
+        A part's weight is the mean of the larger of its own and each neighbour's, as Mip-NeRF blurs them (Barron et al.
+        2021, section 3.1): a surface may lie at any place in its cell.
         """
+        weights = self._parts.get_weights(self._density[..., None])[..., 0]
+        larger = F.pad(weights, (1, 1))
+        larger = torch.maximum(larger[:, 1:], larger[:, :-1])
+        spread = SPREAD / self._before[:, -1:].clamp(min=1)
+        weights = (larger[:, 1:] + larger[:, :-1]) / 2 + spread * (self._density > 0)
+        samples = _SAMPLER(self._rays, self._parts, weights[..., None], count)
         assert samples.spacing_starts is not None and samples.spacing_ends is not None
         first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
         end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
-        live = self._before.gather(1, end) > self._before.gather(1, first)
-        if margin:
-            live = F.max_pool1d(live.float(), 2 * margin + 1, stride=1, padding=margin) > 0
-        return live
+        return samples, self._before.gather(1, end) > self._before.gather(1, first)
+
+
+_SAMPLER = PDFSampler(include_original=False, histogram_padding=1e-5).eval()
 
 
 def evaluate_front_to_back(

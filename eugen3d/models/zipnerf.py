@@ -29,21 +29,23 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
-from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
-from eugen3d.models.skipping import PROPOSAL_MARGIN, Intervals, OccupiedSpans, evaluate_front_to_back
+from eugen3d.models.skipping import GridMarch, Intervals, evaluate_front_to_back
 from eugen3d.models.strict import StrictModel
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
 
-CELL_WIDTHS = (1 / 2, 1 / 16)
-"""Standard deviations of the Gaussians that a grid is baked from, in sides of its cells."""
+CELL_WIDTH = 0.5
+"""Standard deviation of the Gaussians that a grid is baked from, in sides of its cells."""
 
 
 @dataclass
 class ZipNerfLossConfig:
     """What the losses beside the colours' count for."""
 
+    color: Literal["charbonnier", "mse"] = "charbonnier"
+    """The colours' loss: √(error² + 0.001²), or its square, which PSNR is of."""
     interlevel_mult: float = 0.01
     """Of how far the proposals fall short of what renders."""
     pulses: tuple[float, ...] = (0.03, 0.003)
@@ -93,7 +95,7 @@ class EUGenZipNerfModelConfig(ModelConfig):
     runtime: Backend = "eager"
     """How rendering evaluates the folded layers."""
     occupancy: OccupancyConfig = NO_OCCUPANCY
-    """What rendering skips; `eugen3d bake` fills the grid."""
+    """The grid that rendering samples rays by; `eugen3d bake` fills it."""
 
     def __post_init__(self) -> None:
         proposals = len(self.proposal_resolutions)
@@ -209,7 +211,8 @@ class EUGenZipNerfModel(StrictModel):
         rgb, target = self.renderer_rgb.blend_background_for_loss_computation(
             outputs["rgb"], outputs["accumulation"], batch["image"].to(self.device)
         )
-        losses = {"rgb_loss": charbonnier_loss(rgb, target)}
+        color_loss = charbonnier_loss if self.config.losses.color == "charbonnier" else F.mse_loss
+        losses = {"rgb_loss": color_loss(rgb, target)}
         if "levels" in outputs:
             config, levels = self.config.losses, outputs["levels"]
             edges = [ray_samples_to_sdist(level.samples) for level in levels]
@@ -266,59 +269,51 @@ class EUGenZipNerfModel(StrictModel):
         return tuple(x.view(*shape, -1) for x in inputs), weights, samples.deltas[..., 0]
 
     @torch.no_grad()
-    def cell_alphas(self, generator: torch.Generator, advance: Callable[[float], object]) -> Tensor:
-        """What the grid is baked from: the density of the field that renders, which alone is seen, of Gaussians as wide
-        as half a cell and as narrow as a sixteenth, about a pixel's."""
+    def look_up_cells(self, generator: torch.Generator, advance: Callable[[float], object]) -> Cells:
+        """What the grid is baked from: the last proposal's density, as of a Gaussian in the middle of each cell.
+
+        It is that which says where along rays the field that renders is evaluated, in training, too.
+        """
         assert self.occupancy is not None
-        field = self.field
+        proposal = self.proposals[-1]
 
         def density(points: Tensor, sides: Tensor) -> Tensor:
-            widths = [field.head.density_of(field.features(points[:, None], sides[:, None] * w)) for w in CELL_WIDTHS]
-            return torch.stack(widths).amax(dim=0)
+            return proposal(points[:, None], sides[:, None] * CELL_WIDTH)
 
-        return self.occupancy.cell_alphas(density, self.config.far_plane, generator=generator, advance=advance)
+        return self.occupancy.look_up_cells(density, self.config.far_plane, generator=generator, advance=advance)
 
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
-        """The proposals, and the field that renders."""
-        skips = not self.training and self.config.occupancy.skipping
-        levels, samples, spans = self._propose(ray_bundle, self.occupancy if skips else None)
+        """The proposals, and the field that renders; by a grid of what is occupied that field alone."""
+        if self.occupancy is not None and self.config.occupancy.skipping and not self.training:
+            return [self._march_by_grid(ray_bundle, self.occupancy)]
+        levels, samples = self._propose(ray_bundle)
         head = self.field.head if self.training else self._evaluation()
-        if spans is None:
-            density, rgb = head(*self._head_inputs(samples))
-        else:
-            live = spans.of(samples)
-            if self.config.background_color == "last_sample":
-                live[:, -1] = True
-            density, rgb = self._evaluate_live(live, samples, lambda at: head(*self._head_inputs(samples, at)))
+        density, rgb = head(*self._head_inputs(samples))
         weights = samples.get_weights(density.view(*samples.shape, 1))
         return [*levels, Level(samples, weights, rgb.view(*samples.shape, 3))]
 
-    def _propose(
-        self, ray_bundle: RayBundle, grid: OccupancyGrid | None = None
-    ) -> tuple[list[Level], RaySamples, OccupiedSpans | None]:
-        """The proposals, the intervals of the field that renders and, by a grid, what of the rays is occupied."""
+    def _march_by_grid(self, ray_bundle: RayBundle, grid: OccupancyGrid) -> Level:
+        config = self.config.occupancy
+        march = GridMarch(grid, ray_bundle, self.sampler_first)
+        samples, live = march.samples(config.num_samples or self.config.num_samples[-1])
+        if self.config.background_color == "last_sample":
+            live[:, -1] = True
+        head = self._evaluation()
+        assert samples.deltas is not None
+        density, rgb = evaluate_front_to_back(
+            live, samples.deltas[..., 0], lambda at: head(*self._head_inputs(samples, at)), config.min_transmittance
+        )
+        return Level(samples, samples.get_weights(density[..., None]), rgb)
+
+    def _propose(self, ray_bundle: RayBundle) -> tuple[list[Level], RaySamples]:
+        """The proposals, and the intervals of the field that renders."""
         levels: list[Level] = []
         samples = self.sampler_first(ray_bundle, self.config.num_samples[0])
-        spans = None if grid is None else OccupiedSpans.of_rays(grid, ray_bundle, samples)
         for proposal, count in zip(self.proposals, self.config.num_samples[1:], strict=True):
-            if spans is None:
-                density = proposal(*self._gaussians(samples))
-            else:
-                density, _ = self._evaluate_live(
-                    spans.of(samples, PROPOSAL_MARGIN),
-                    samples,
-                    lambda at, proposal=proposal, samples=samples: (proposal(*self._gaussians(samples, at)),),
-                )
-            weights = samples.get_weights(density.view(*samples.shape, 1))
+            weights = samples.get_weights(proposal(*self._gaussians(samples)).view(*samples.shape, 1))
             levels.append(Level(samples, weights, None))
             samples = self.sampler_pdf(ray_bundle, samples, weights.detach() ** self._anneal, count)
-        return levels, samples, spans
-
-    def _evaluate_live(
-        self, live: Tensor, samples: RaySamples, evaluate: Callable[[Intervals], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, Tensor]:
-        assert samples.deltas is not None
-        return evaluate_front_to_back(live, samples.deltas[..., 0], evaluate, self.config.occupancy.min_transmittance)
+        return levels, samples
 
     def _gaussians(self, samples: RaySamples, at: Intervals | None = None) -> tuple[Tensor, Tensor]:
         """The Gaussians of all n * samples intervals, or of some m: (m, 6, 3) and (m, 6)."""

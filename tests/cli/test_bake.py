@@ -20,6 +20,7 @@ KEYS = [  # in this order
     "threshold",
     "dilation",
     "occupied",
+    "num_samples",
     "psnr_dense",
     "psnr_drop",
     "seconds_dense",
@@ -91,7 +92,7 @@ def test_what_cannot_be_baked_is_refused(
 ) -> None:
     config, output = str(make_run()), str(tmp_path / "out")
     args = ("--load-config", config, "--output-dir", output, *FLAGS)
-    assert "--resolution 7" in refused(capsys, *args, "--resolution", "7")
+    assert "--resolution 1" in refused(capsys, *args, "--resolution", "1")
     assert "--downscale-factor 0" in refused(capsys, *args, "--downscale-factor", "0")
     assert "--num-views 9" in refused(capsys, *args, "--num-views", "9")
     assert "expected a larger bound" in refused(capsys, *args, "--max-psnr-drop", "-90")

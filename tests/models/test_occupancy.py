@@ -9,13 +9,14 @@ import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.model_components.ray_samplers import UniformSampler
 from torch import Tensor, nn
 
 from eugen3d.fields import HashGridConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
-from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig, OccupancyGrid
-from eugen3d.models.skipping import SLAB, evaluate_front_to_back
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
+from eugen3d.models.skipping import NUM_PARTS, SLAB, GridMarch, evaluate_front_to_back
 from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
 
 RADIUS = 0.5  # of the ball that all scenes here hold
@@ -56,11 +57,6 @@ class BallFeatures(nn.Module):
         return means.mean(dim=1)
 
 
-class BallHead(BallField):
-    def density_of(self, features: Tensor) -> Tensor:
-        return ball(features)
-
-
 def make_model(config: Any) -> Any:
     box = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
     return config.setup(scene_box=box, num_train_data=1, metadata={}).eval()
@@ -95,13 +91,13 @@ def nerf_of_a_ball(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[EUG
 def zipnerf_of_a_ball(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[EUGenZipNerfModel, list[Any]]:
     model = make_model(zip_config(**options))
     model.proposals = nn.ModuleList([BallProposal(), BallProposal()])
-    model.field.features, model.field.head = BallFeatures(), BallHead()
+    model.field.features, model.field.head = BallFeatures(), BallField()
     monkeypatch.setattr(model, "_evaluation", lambda: model.field.head)
     return model, [*model.proposals, model.field.head]
 
 
 def bake(model: Any, threshold: float = 0.01) -> float:
-    return model.occupancy.occupy(model.cell_alphas(torch.Generator().manual_seed(0), lambda share: None), threshold)
+    return model.occupancy.occupy(model.look_up_cells(torch.Generator().manual_seed(0), lambda share: None), threshold)
 
 
 def rays_at_the_ball(count: int = 200) -> RayBundle:
@@ -119,44 +115,60 @@ def render(model: Any, rays: RayBundle) -> dict[str, Tensor]:
 
 
 def with_skipping(model: Any, skipping: bool) -> Any:
-    model.config.occupancy = OccupancyConfig(model.config.occupancy.resolution, skipping)
+    model.config.occupancy = OccupancyConfig(model.config.occupancy.resolution, skipping=skipping)
     return model
 
 
 def test_points_are_looked_up_in_their_cells() -> None:
     grid = OccupancyGrid(6, radius=0.5)
-    cells = torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(1)) < 0.4
-    grid.set_cells(cells)
+    codes = torch.randint(0, 256, (6, 6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    codes[torch.rand(6, 6, 6) < 0.3] = 0
+    grid.codes.copy_(codes.flatten())
+    assert torch.equal(grid.cells(), codes > 0)
     points = torch.randn(500, 3)
     expected = []
     for point in points.double().numpy() / 0.5:
         norm = np.linalg.norm(point)
         z = point if norm <= 1 else (2 - 1 / norm) * point / norm
-        expected.append(bool(cells[tuple(np.floor((z + 2) / 4 * 6).astype(int))]))
-    found = grid.occupied(points.view(50, 10, 3))
-    assert found.shape == (50, 10) and found.flatten().tolist() == expected
-    assert grid.occupied(torch.zeros(0, 3)).shape == (0,)
+        code = int(codes[tuple(np.floor((z + 2) / 4 * 6).astype(int))])
+        expected.append(10 ** (-3 + 9 / 254 * (code - 1)) / 0.5 if code else 0.0)
+    found = grid.density(points.view(50, 10, 3))
+    torch.testing.assert_close(found, torch.tensor(expected).float().view(50, 10))
+    assert 0.2 < (found == 0).float().mean() < 0.6
+    assert grid.density(torch.zeros(0, 3)).shape == (0,)
 
 
-def test_eight_cells_are_a_byte() -> None:
+def test_at_first_all_is_occupied() -> None:
     grid = OccupancyGrid(4)
-    assert grid.bits.shape == (8,) and grid.bits.dtype == torch.uint8 and grid.cells().all()
-    cells = torch.zeros(4, 4, 4, dtype=torch.bool)
-    cells[0, 0, 1] = cells[0, 2, 3] = True
-    grid.set_cells(cells)
-    assert grid.bits.tolist() == [2, 8, 0, 0, 0, 0, 0, 0]
-    assert torch.equal(grid.cells(), cells)
+    assert grid.codes.shape == (64,) and grid.codes.dtype == torch.uint8 and grid.cells().all()
 
 
+def test_densities_are_kept_to_eight_per_cent() -> None:
+    grid = OccupancyGrid(8, radius=2.0)
+    density = 10 ** (torch.rand(8, 8, 8) * 8 - 3)  # per scene unit, from 2e-3 to 2e5 per radius
+    alpha = torch.rand(8, 8, 8)
+    grid.occupy(Cells(alpha, density), threshold=0.5, dilation=0)
+    found = grid.densities[grid.codes.int()].view(8, 8, 8)
+    assert torch.equal(found > 0, alpha > 0.5)
+    ratios = (found / density)[alpha > 0.5]
+    assert ratios.min() > 1 / 1.05 and ratios.max() < 1.05
+    grid.occupy(Cells(torch.ones(8, 8, 8), density * 0), threshold=0.5, dilation=0)
+    assert torch.equal(grid.codes, torch.ones(512, dtype=torch.uint8)), "occupied, and hardly dense"
+
+
+@pytest.mark.parametrize("num_draws", [1, 8])
 @pytest.mark.parametrize("radius", [1.0, 0.4])
-def test_a_baked_grid_holds_what_is_dense_and_little_else(radius: float) -> None:
+def test_a_baked_grid_holds_what_is_dense_and_little_else(radius: float, num_draws: int) -> None:
     grid = OccupancyGrid(64, radius)
     generator = torch.Generator().manual_seed(0)
-    share = grid.occupy(grid.cell_alphas(lambda x, side: ball(x), longest=10.0, generator=generator), 0.01)
+    cells = grid.look_up_cells(lambda x, side: ball(x), 10.0, num_draws=num_draws, generator=generator)
+    share = grid.occupy(cells, 0.01)
     points = torch.randn(20_000, 3, generator=generator)
-    assert grid.occupied(points[points.norm(dim=-1) < RADIUS]).all()
+    assert (grid.density(points[points.norm(dim=-1) < RADIUS]) > 0).all()
+    inside = grid.density(points[points.norm(dim=-1) < RADIUS - 0.15])
+    assert len(inside) > 100 and 0.9 * DENSITY < inside.median() < 1.1 * DENSITY
     far = points[points.norm(dim=-1) > 1.2]
-    assert len(far) > 1000 and not grid.occupied(far).any()
+    assert len(far) > 1000 and not grid.density(far).any()
     assert 0 < share < 0.6
 
 
@@ -167,7 +179,7 @@ def test_what_is_out_of_reach_is_not_looked_up() -> None:
         seen.append(x.norm(dim=-1).max())
         return torch.full_like(side, 1.0)
 
-    alphas = grid.cell_alphas(density, longest=10.0, within=1.0)
+    alphas = grid.look_up_cells(density, longest=10.0, within=1.0).alpha
     assert 1.0 < max(seen) < 3.0
     assert alphas[8, 8, 8] == pytest.approx(1 - math.exp(-0.25)) and alphas[0, 0, 0] == 0
 
@@ -196,34 +208,62 @@ def test_rays_are_followed_until_they_are_opaque() -> None:
     assert not none.any()
 
 
+def test_samples_are_where_the_weights_are() -> None:
+    grid, rays = OccupancyGrid(64), rays_at_the_ball(50)
+    grid.occupy(grid.look_up_cells(lambda x, side: ball(x), longest=10.0), 0.01, dilation=0)
+    rays.nears, rays.fars = torch.full((50, 1), 1.0), torch.full((50, 1), 5.0)
+    march = GridMarch(grid, rays, UniformSampler(1).eval())
+    samples, live = march.samples(20)
+    starts, ends = samples.frustums.starts[..., 0], samples.frustums.ends[..., 0]
+    assert samples.shape == live.shape == (50, 20) and (ends >= starts).all()
+    middles = 1 + (torch.arange(NUM_PARTS) + 0.5) * 4 / NUM_PARTS
+    occupied = grid.density(rays.origins[:, None] + middles[:, None] * rays.directions[:, None]) > 0
+    for ray in range(50):
+        for start, end, is_live in zip(starts[ray], ends[ray], live[ray], strict=True):
+            parts = (middles > start - 2 / NUM_PARTS) & (middles < end + 2 / NUM_PARTS)
+            assert bool((occupied[ray] & parts).any()) == is_live
+    hits = (live.sum(dim=1) > 0).nonzero()[:, 0]
+    assert 10 < len(hits) < 45
+    for ray in hits:  # what is opaque is sampled in front, and little behind
+        first = middles[occupied[ray]][0]
+        count = int(((starts[ray] > first - 0.1) & (ends[ray] < first + 0.3)).sum())
+        assert count >= 12
+
+
 @pytest.mark.parametrize("make", [nerf_of_a_ball, zipnerf_of_a_ball])
-def test_skipping_renders_the_same_with_fewer_evaluations(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_renders_as_well_with_fewer_evaluations(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"background_color": "white"} if make is nerf_of_a_ball else {"near_plane": 1.0, "far_plane": 20.0}
-    model, counted = make(monkeypatch, occupancy=OccupancyConfig(32), **options)
+    model, counted = make(monkeypatch, occupancy=OccupancyConfig(64), **options)
     assert 0 < bake(model) < 0.3
     rays = rays_at_the_ball()
-    counts, outputs = [], []
+    outputs, counts = [], []
     for skipping in (False, True):
         before = [part.count for part in counted]
         outputs.append(render(with_skipping(model, skipping), rays))
         counts.append([part.count - own for part, own in zip(counted, before, strict=True)])
-    for dense, skipped in zip(*counts, strict=True):
-        assert 0 < skipped < 0.6 * dense
-    dense, skipped = outputs
-    assert dense.keys() == skipped.keys()
-    for key in ("rgb", "accumulation"):
-        torch.testing.assert_close(skipped[key], dense[key], rtol=0, atol=4e-3)  # of light, half a step of 8 bits
-    hits = dense["accumulation"][:, 0] > 0.5
-    assert 20 < int(hits.sum()) < 180
-    torch.testing.assert_close(skipped["depth"][hits], dense["depth"][hits], rtol=2e-2, atol=0)
+    (*others, all_evaluations), (*skipped, live) = counts
+    assert all(others) and not any(skipped) and 0 < live < 0.6 * all_evaluations
+    dense, fast = outputs
+    assert {"rgb", "accumulation", "depth"} <= fast.keys()
+    near = (rays.origins * rays.directions).sum(dim=-1)
+    across = rays.origins.square().sum(dim=-1) - near.square()
+    hits = across < (RADIUS - 0.05) ** 2  # all but those that graze it
+    misses = across > (RADIUS + 0.1) ** 2
+    assert int(hits.sum()) > 20 and int(misses.sum()) > 20
+    surface = -near - (RADIUS**2 - across).clamp(min=0).sqrt()
+    truth = colors(rays.origins + surface[:, None] * rays.directions)
+    errors = [(output["rgb"] - truth)[hits].abs().mean() for output in (dense, fast)]
+    assert errors[1] < errors[0] + 2e-3 and errors[1] < 0.03
+    assert (fast["accumulation"][hits] > 0.99).all() and (fast["accumulation"][misses] < 4e-3).all()
+    torch.testing.assert_close(fast["depth"][hits, 0], surface[hits], rtol=0, atol=0.1)
 
 
 def test_rays_that_meet_nothing_show_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     model, counted = nerf_of_a_ball(monkeypatch, occupancy=OccupancyConfig(16), background_color="white")
     assert model.occupancy is not None
-    model.occupancy.set_cells(torch.zeros(16, 16, 16, dtype=torch.bool))
+    model.occupancy.codes.zero_()
     outputs = render(model, rays_at_the_ball(5))
-    assert torch.equal(outputs["rgb"], torch.ones(5, 3)) and torch.equal(outputs["rgb_coarse"], torch.ones(5, 3))
+    assert torch.equal(outputs["rgb"], torch.ones(5, 3))
     assert not outputs["accumulation"].any() and [part.count for part in counted] == [0, 0]
 
 
@@ -233,7 +273,7 @@ def test_without_a_grid_nothing_changes(config: Any) -> None:
     plain = make_model(config())
     assert plain.occupancy is None and not [key for key in plain.state_dict() if "occupancy" in key]
     baked = make_model(config(occupancy=OccupancyConfig(8, skipping=False)))
-    baked.load_state_dict(plain.state_dict() | {"occupancy.bits": torch.zeros(64, dtype=torch.uint8)})
+    baked.load_state_dict(plain.state_dict() | {"occupancy.codes": torch.zeros(512, dtype=torch.uint8)})
     rays = rays_at_the_ball(20)
     before, after = render(plain, rays), render(baked, rays)
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -251,24 +291,25 @@ def test_a_configuration_that_was_saved_before_has_no_grid(config: type) -> None
 def test_a_grid_is_loaded_strictly(config: Any) -> None:
     model = make_model(config(occupancy=OccupancyConfig(8)))
     state = dict(model.state_dict())
-    state["occupancy.bits"] = torch.arange(64, dtype=torch.uint8)
+    state["occupancy.codes"] = (torch.arange(512) % 256).to(torch.uint8)
     model.load_state_dict(state, strict=False)
-    assert torch.equal(model.occupancy.bits, torch.arange(64, dtype=torch.uint8))
-    del state["occupancy.bits"]
-    with pytest.raises(RuntimeError, match=r"occupancy\.bits"):
+    assert torch.equal(model.occupancy.codes, (torch.arange(512) % 256).to(torch.uint8))
+    del state["occupancy.codes"]
+    with pytest.raises(RuntimeError, match=r"occupancy\.codes"):
         model.load_state_dict(state, strict=False)
 
 
 def test_training_skips_nothing() -> None:
     model = make_model(nerf_config(occupancy=OccupancyConfig(8)))
-    model.occupancy.set_cells(torch.zeros(8, 8, 8, dtype=torch.bool))
+    model.occupancy.codes.zero_()
     rays = rays_at_the_ball(20)
     assert not render(model, rays)["accumulation"].any()
     assert render(model.train(), rays)["accumulation"].all()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"resolution": 7}, "7"), ({"resolution": -2}, "-2"), ({"min_transmittance": 1.0}, "1.0")]
+    ("settings", "message"),
+    [({"resolution": -2}, "-2"), ({"num_samples": -1}, "-1"), ({"min_transmittance": 1.0}, "1.0")],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"occupancy\.\w+ is {message}, expected"):
