@@ -67,6 +67,7 @@ class Distill(DistillSettings):
             config = narrow_config(self, source.config)
             torch.manual_seed(hash_seed(self.seed, "narrow"))
             student = source.set_up(config)
+            source.copy_rest(student)
             students = source.networks_of(student)
             train_narrow(self, networks, students, source.rows(1, progress), source.make_loss, progress)
         else:

@@ -68,6 +68,12 @@ class DistillSource(ABC):
         model.update_to_step(self.step)
         return model.to(self.model.device).eval()
 
+    def copy_rest(self, student: Model) -> None:
+        """Give a model what the run's own has beside its networks: grids, proposals, appearances."""
+        networks = tuple(f"{path}." for path in self.paths.values())
+        rest = {key: value for key, value in self.model.state_dict().items() if not key.startswith(networks)}
+        student.load_state_dict(student.state_dict() | rest)
+
     def count_folded(self, model: Model) -> int:
         """Parameters of a model's folded networks."""
         return sum(p.numel() for module in self.folded_of(model).values() for p in dense_parameters(module))

@@ -16,23 +16,33 @@ from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.distill import Loss, Network, Rows, fit_network
 from eugen3d.models.isdf import EUGenIsdfModelConfig
 from eugen3d.models.nerf import EUGenNerfModelConfig
+from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
+
+WidthConfig = EUGenNerfModelConfig | EUGenIsdfModelConfig | EUGenZipNerfModelConfig
 
 
-def narrow_config(settings: DistillSettings, config: TrainerConfig) -> EUGenNerfModelConfig | EUGenIsdfModelConfig:
+def narrow_config(settings: DistillSettings, config: TrainerConfig) -> WidthConfig:
     """The teacher's configuration with thinner layers, all dense.
 
     Raises:
         UsageError: the run is of a method whose width is no setting.
     """
     model = config.pipeline.model
-    if not isinstance(model, EUGenNerfModelConfig | EUGenIsdfModelConfig):
+    if not isinstance(model, WidthConfig):
         found = f"{settings.load_config} is of method {config.method_name!r}"
-        raise UsageError(f"--kind narrow: {found}, expected an eugen-nerf or eugen-isdf")
-    width = settings.num_features or max(1, model.layer_width // SHARE_OF_WIDTH)
+        raise UsageError(f"--kind narrow: {found}, expected an eugen-nerf, eugen-zipnerf or eugen-isdf")
+    own_width = model.widths[-1] if isinstance(model, EUGenZipNerfModelConfig) else model.layer_width
+    width = settings.num_features or max(1, own_width // SHARE_OF_WIDTH)
     if isinstance(model, EUGenIsdfModelConfig):
         return dataclasses.replace(model, layer_width=width)
-    view_width = max(1, round(model.view_width * width / model.layer_width))
-    return dataclasses.replace(model, layer_width=width, view_width=view_width)
+
+    def thinner(other: int) -> int:
+        return max(1, round(other * width / own_width))
+
+    if isinstance(model, EUGenZipNerfModelConfig):
+        density, bottleneck, _ = model.widths
+        return dataclasses.replace(model, widths=(thinner(density), thinner(bottleneck), width))
+    return dataclasses.replace(model, layer_width=width, view_width=thinner(model.view_width))
 
 
 def train_narrow(

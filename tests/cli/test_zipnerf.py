@@ -105,3 +105,15 @@ def test_layers_that_are_there_already_are_refused(
     with pytest.raises(SystemExit) as exit_:
         run("distill", "--load-config", path, "--output-dir", tmp_path / "student", "--layers", "view.0")
     assert exit_.value.code == 2 and "'low-rank' already" in capsys.readouterr().err
+
+
+def test_a_narrow_head_is_trained_over_the_same_grid(make_zip_run: Callable[..., Path], tmp_path: Path) -> None:
+    teacher, student = make_zip_run(), tmp_path / "student"
+    flags = "--kind", "narrow", "--num-features", 4, "--fit-steps", 5, "--sampling.num-rays", 256
+    run("distill", "--load-config", teacher, "--output-dir", student, *flags, "--sampling.pair-fraction", 1)
+    model, narrow = (load_run(path, "cpu").pipeline.model for path in (teacher, student / "config.yml"))
+    assert narrow.config.widths == (4, 4, 4) and model.config.widths == (8, 8, 8)
+    ours, theirs = narrow.state_dict(), model.state_dict()
+    own = [key for key in ours if key.startswith("field.head.")]
+    assert own and all(torch.equal(ours[key], theirs[key]) for key in ours.keys() - own)
+    assert all(ours[key].shape != theirs[key].shape for key in own if key.endswith("weight"))

@@ -19,6 +19,7 @@ from eugen3d.layers import EUGenConfig, KindConfig, LayerConfig
 from eugen3d.layers.registry import REGISTRY
 from eugen3d.models.distilled import DistilledModelConfig
 from eugen3d.models.siren import EUGenSirenModelConfig
+from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
 
 Row = dict[str, Any]
 
@@ -155,6 +156,8 @@ def _replaced_layers(model: Any) -> dict[str, KindConfig]:
         return {}
     if isinstance(model, EUGenSirenModelConfig):
         return {f"layers.{index}": layer.chosen for index in model.field_config().replaced}
+    if isinstance(model, EUGenZipNerfModelConfig):
+        return dict.fromkeys(model.replaced_layers, layer.chosen)
     return {f"trunk.{index}": layer.chosen for index in model.replaced_layers}
 
 
@@ -167,11 +170,14 @@ def _kind_of(config: KindConfig) -> str:
 
 def _dense_kind(config: Any) -> str:
     """narrow where a network is thinner than its method's own."""
-    width = getattr(config.pipeline.model, "layer_width", None)
-    if width is None:
-        return "linear"
     method: Any = known_methods()[config.method_name].pipeline.model
-    return "narrow" if width < method.layer_width else "linear"
+    own, usual = _width(config.pipeline.model), _width(method)
+    return "narrow" if own < usual else "linear"
+
+
+def _width(model: Any) -> int:
+    """Of the hidden layers; 0 where that is no setting."""
+    return model.widths[-1] if isinstance(model, EUGenZipNerfModelConfig) else getattr(model, "layer_width", 0)
 
 
 def _same(values: Iterable[int | None]) -> int | None:
