@@ -21,7 +21,7 @@ from eugen3d.cli.runs import load_config, load_run, save_run
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.cli.views import choose_evenly, load_views
 from eugen3d.metrics.image import image_metrics
-from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.distilled import settings_of
 from eugen3d.models.nerf import EUGenNerfModelConfig
 from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
 from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
@@ -108,7 +108,7 @@ class Bake:
             console.print(f"{num_samples} samples a ray: {drop:+.3f} dB lost")
             if drop <= self.max_psnr_drop:
                 break
-        _settings(run.config).occupancy = model.config.occupancy
+        settings_of(run.config.pipeline.model).occupancy = model.config.occupancy
         result = {
             "resolution": self.resolution,
             "threshold": threshold,
@@ -142,14 +142,8 @@ class Bake:
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
 
 
-def _settings(config: TrainerConfig) -> Any:
-    """The configuration of a run's model; of a student's, that of its teacher."""
-    model = config.pipeline.model
-    return model.teacher if isinstance(model, DistilledModelConfig) else model
-
-
 def _refuse_others(path: Path, config: TrainerConfig) -> None:
-    if not isinstance(_settings(config), EUGenNerfModelConfig | EUGenZipNerfModelConfig):
+    if not isinstance(settings_of(config.pipeline.model), EUGenNerfModelConfig | EUGenZipNerfModelConfig):
         expected = "eugen-nerf, eugen-zipnerf or a student of theirs"
         raise UsageError(f"{path}: method {config.method_name!r} has no grid of what is occupied, expected {expected}")
 

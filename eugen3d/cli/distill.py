@@ -187,11 +187,9 @@ def open_source(settings: DistillSettings, device: str) -> DistillSource:
 def _student(source: DistillSource, config: DistilledModelConfig, networks: Mapping[str, Network]) -> Model:
     """A model of the student's configuration with these networks, and all else as the teacher has it."""
     student = source.set_up(config)
-    state = source.model.state_dict()
+    source.copy_rest(student)
     for part, path in source.paths.items():
-        state = {key: value for key, value in state.items() if not key.startswith(f"{path}.")}
-        state |= networks[part].module.state_dict(prefix=f"{path}.")
-    student.load_state_dict(state)
+        student.get_submodule(path).load_state_dict(networks[part].module.state_dict())
     return student
 
 

@@ -22,6 +22,8 @@ from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.distill import FieldLoss, Loss, Network, Rows
 from eugen3d.metrics.cost import dense_parameters
+from eugen3d.models.distilled import settings_of
+from eugen3d.models.occupancy import NO_OCCUPANCY
 
 
 class DistillSource(ABC):
@@ -113,6 +115,10 @@ class NerfSource(DistillSource):
         self.settings, self.run, self.teacher = settings, run, teacher_of(run)
         self.config, self.checkpoint, self.step = run.config, run.checkpoint, run.step
         self.model, self.paths = run.pipeline.model, self.teacher.paths
+        self.teacher.drop_grid()  # of a student it would not know
+        settings = settings_of(self.config.pipeline.model)
+        if hasattr(settings, "occupancy"):
+            settings.occupancy = NO_OCCUPANCY
         manager = run.pipeline.datamanager
         assert isinstance(manager, VanillaDataManager)
         self.manager = manager

@@ -19,7 +19,7 @@ from eugen3d.distill import Network, RaySamples
 from eugen3d.layers import fold
 from eugen3d.metrics.cost import Cost, dense_parameters, field_cost, nerf_samples_per_ray
 from eugen3d.models.nerf import EUGenNerfModel
-from eugen3d.models.occupancy import OccupancyConfig
+from eugen3d.models.occupancy import NO_OCCUPANCY, OccupancyConfig
 from eugen3d.models.zipnerf import EUGenZipNerfModel
 from eugen3d.runtime import Backend
 from eugen3d.runtime.machine import synchronize
@@ -65,6 +65,11 @@ class NerfTeacher(ABC):
         occupancy = getattr(self.model.config, "occupancy", None)
         if isinstance(occupancy, OccupancyConfig):
             self.model.config.occupancy = replace(occupancy, skipping=skipping)
+
+    def drop_grid(self) -> None:
+        """Take the model's grid, if it has one, away."""
+        if hasattr(self.model.config, "occupancy"):
+            self.model.occupancy, self.model.config.occupancy = None, NO_OCCUPANCY
 
     def render(self, camera: Cameras) -> Tensor:
         """The picture (height, width, 3) that a camera takes."""

@@ -23,7 +23,7 @@ from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.files import naming, whole_folder
 from eugen3d.metrics.lazy_lpips import LazyLpips, lazy_lpips
-from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.distilled import settings_of
 from eugen3d.models.stacks import TORCH_FLAG
 
 __all__ = ["Run", "RunConfig", "UsageError", "folder_names", "load_config", "load_run", "resolve_device", "save_run"]
@@ -113,8 +113,7 @@ def load_run(config_path: Path, device: str, test_mode: TestMode = "test", **mod
     config = load_config(config_path)
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = read_state(checkpoint)
-    model = config.pipeline.model
-    model = model.teacher if isinstance(model, DistilledModelConfig) else model
+    model = settings_of(config.pipeline.model)
     for key, value in model_overrides.items():
         if not hasattr(model, key):
             raise UsageError(f"{config_path}: method {config.method_name!r} has no model setting {key!r}")

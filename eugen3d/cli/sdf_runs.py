@@ -15,7 +15,7 @@ from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError, first_line
 from eugen3d.cli.runs import check_state, find_checkpoint, read_state, resolve_device
 from eugen3d.mapping.keyframes import Keyframes, seen_points
-from eugen3d.models.distilled import DistilledModelConfig
+from eugen3d.models.distilled import settings_of
 from eugen3d.models.isdf import EUGenIsdfModel, EUGenIsdfModelConfig
 from eugen3d.models.isdf_pipeline import PROGRESS, unpack_progress
 
@@ -51,7 +51,7 @@ class SdfRun:
 
 def is_sdf_run(config_path: Path) -> bool:
     """Whether a run is of a field of signed distance, distilled or not."""
-    return isinstance(plain_model(read_config(config_path)), EUGenIsdfModelConfig)
+    return isinstance(settings_of(read_config(config_path).pipeline.model), EUGenIsdfModelConfig)
 
 
 def load_sdf_run(config_path: Path, device: str) -> SdfRun:
@@ -62,7 +62,7 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
     """
     target = resolve_device(device)
     config = read_config(config_path)
-    if not isinstance(plain_model(config), EUGenIsdfModelConfig):
+    if not isinstance(settings_of(config.pipeline.model), EUGenIsdfModelConfig):
         raise UsageError(f"{config_path}: is of method {config.method_name!r}, expected a run of eugen-isdf")
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)
     state = read_state(checkpoint)
@@ -83,12 +83,6 @@ def load_sdf_run(config_path: Path, device: str) -> SdfRun:
 def set_up_model(config: ModelConfig) -> Model:
     """A freshly drawn model; the box of a scene is of no matter to it."""
     return config.setup(scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])), num_train_data=1)
-
-
-def plain_model(config: TrainerConfig) -> ModelConfig:
-    """The configuration of a run's model, or of its teacher's where it was distilled."""
-    model = config.pipeline.model
-    return model.teacher if isinstance(model, DistilledModelConfig) else model
 
 
 def _keyframes(progress: dict[str, Any] | None) -> Keyframes:

@@ -8,8 +8,9 @@ from nerfstudio.engine.trainer import TrainerConfig
 from eugen3d.cli.config_file import read_config
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.runs import check_state, find_checkpoint, read_state, resolve_device
-from eugen3d.cli.sdf_runs import plain_model, set_up_model
+from eugen3d.cli.sdf_runs import set_up_model
 from eugen3d.datasets.signals import ShapeFormat, SignalFormat
+from eugen3d.models.distilled import settings_of
 from eugen3d.models.siren import EUGenSirenModel, EUGenSirenModelConfig
 
 
@@ -30,7 +31,7 @@ class SirenRun:
 
 def is_siren_run(config_path: Path) -> bool:
     """Whether a run is of a signal, distilled or not."""
-    return isinstance(plain_model(read_config(config_path)), EUGenSirenModelConfig)
+    return isinstance(settings_of(read_config(config_path).pipeline.model), EUGenSirenModelConfig)
 
 
 def load_siren_run(config_path: Path, device: str) -> SirenRun:
@@ -41,7 +42,7 @@ def load_siren_run(config_path: Path, device: str) -> SirenRun:
     """
     target = resolve_device(device)
     config = read_config(config_path)
-    plain = plain_model(config)
+    plain = settings_of(config.pipeline.model)
     if not isinstance(plain, EUGenSirenModelConfig) or plain.signal is None:
         raise UsageError(f"{config_path}: is of method {config.method_name!r}, expected a run of eugen-siren")
     checkpoint, step = find_checkpoint(config_path.parent / config.relative_model_dir)

@@ -56,6 +56,11 @@ class DistilledModelConfig(ModelConfig):
         return model
 
 
+def settings_of(config: ModelConfig) -> Any:
+    """What a model is set up with beside its layers: of a student the teacher's configuration, else its own."""
+    return config.teacher if isinstance(config, DistilledModelConfig) else config
+
+
 def _load_strictly(model: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
     """Load strictly, always: nerfstudio would otherwise fall back to a partial load without a word."""
     return type(model).load_state_dict(model, state_dict, strict=True, assign=assign)

@@ -33,8 +33,10 @@ from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, Occup
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
 from eugen3d.models.skipping import GridMarch, Intervals, evaluate_front_to_back
 from eugen3d.models.strict import StrictModel
+from eugen3d.models.whole_checkpoints import stop
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
+from eugen3d.runtime.tcnn_chain import TcnnUnavailable, load_tcnn
 
 CELL_WIDTH = 0.5
 """Standard deviation of the Gaussians that a grid is baked from, in sides of its cells."""
@@ -156,6 +158,11 @@ class EUGenZipNerfModel(StrictModel):
         self.renderer_accumulation = AccumulationRenderer()
         self.renderer_depth = DepthRenderer(method="median")
         self.occupancy = config.occupancy.make_grid(self.scene_radius)
+        if config.grid_backend == "tcnn":
+            try:
+                load_tcnn()
+            except TcnnUnavailable as error:
+                stop(f"--pipeline.model.grid-backend tcnn: {error}")
         for grid in self.grids():
             grid.backend = config.grid_backend
         self._anneal = 1.0

@@ -99,3 +99,20 @@ def test_what_cannot_be_baked_is_refused(
     assert "exists already" in refused(capsys, *args, "--output-dir", str(tmp_path / "run"))
     assert str(tmp_path / "sdf") in refused(capsys, "--load-config", str(make_sdf_run(name="sdf")), *args[2:])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_student_of_a_baked_run_has_no_grid(make_run: MakeRun, tmp_path: Path) -> None:
+    bake(make_run(), tmp_path / "baked")
+    flags = "--layers", "none", "--refine-steps", "1", "--refine-num-rays", "16"
+    main(
+        [
+            "distill",
+            "--load-config",
+            str(tmp_path / "baked" / "config.yml"),
+            "--output-dir",
+            str(tmp_path / "s"),
+            *flags,
+        ]
+    )
+    student: Any = load_run(tmp_path / "s" / "config.yml", "cpu").pipeline.model
+    assert student.occupancy is None and student.config.occupancy.resolution == 0

@@ -15,7 +15,8 @@ from torch import Tensor
 from eugen3d.datasets import SceneDataManagerConfig, SceneDataParserConfig
 from eugen3d.fields import HashGridConfig
 from eugen3d.layers import EUGenConfig, LayerConfig, LowRankConfig
-from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
+from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig, ZipNerfLossConfig
+from eugen3d.runtime.machine import why_no_cuda
 
 GRID = HashGridConfig(num_levels=3, base_resolution=4, max_resolution=32, features_per_level=2, log2_hashmap_size=10)
 
@@ -84,6 +85,27 @@ def test_training_lowers_the_loss(blender_scene: Path, layer: LayerConfig) -> No
     before = sum(loss() for _ in range(5)) / 5
     train(pipeline, steps=60)
     assert sum(loss() for _ in range(5)) / 5 < 0.6 * before
+
+
+def test_both_losses_of_colours_are_there(blender_scene: Path) -> None:
+    pipeline = make_pipeline(blender_scene, losses=ZipNerfLossConfig(color="mse"))
+    model, batch = model_of(pipeline), {"image": torch.rand(4, 3)}
+    outputs = {"rgb": torch.rand(4, 3), "accumulation": torch.ones(4, 1)}
+    error = outputs["rgb"] - batch["image"]
+    torch.testing.assert_close(model.get_loss_dict(outputs, batch)["rgb_loss"], error.square().mean())
+    model.config.losses.color = "charbonnier"
+    torch.testing.assert_close(model.get_loss_dict(outputs, batch)["rgb_loss"], error.abs().mean(), rtol=1e-3, atol=0)
+
+
+def test_tiny_cuda_nn_is_refused_in_one_line_where_there_is_none(
+    blender_scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if why_no_cuda() is None:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(SystemExit) as stopped:
+        make_pipeline(blender_scene, grid_backend="tcnn")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --pipeline.model.grid-backend tcnn: ")
 
 
 def test_every_parameter_is_trained_and_in_one_group(blender_scene: Path) -> None:
