@@ -25,7 +25,7 @@ eugen_zipnerf_small = MethodSpecification(
                 grid=HashGridConfig(num_levels=8, max_resolution=2048, log2_hashmap_size=19),
                 proposal_resolutions=(128, 512),
                 num_samples=(32, 32, 16),
-                losses=ZipNerfLossConfig(hash_decay_mult=0.01, anneal_steps=500),
+                losses=ZipNerfLossConfig(color="mse", hash_decay_mult=0.01, anneal_steps=500),
                 eval_num_rays_per_chunk=2048,
             ),
         ),

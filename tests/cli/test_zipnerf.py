@@ -111,7 +111,8 @@ def test_a_narrow_head_is_trained_over_the_same_grid(make_zip_run: Callable[...,
     teacher, student = make_zip_run(), tmp_path / "student"
     flags = "--kind", "narrow", "--num-features", 4, "--fit-steps", 5, "--sampling.num-rays", 256
     run("distill", "--load-config", teacher, "--output-dir", student, *flags, "--sampling.pair-fraction", 1)
-    model, narrow = (load_run(path, "cpu").pipeline.model for path in (teacher, student / "config.yml"))
+    models: list[Any] = [load_run(path, "cpu").pipeline.model for path in (teacher, student / "config.yml")]
+    model, narrow = models
     assert narrow.config.widths == (4, 4, 4) and model.config.widths == (8, 8, 8)
     ours, theirs = narrow.state_dict(), model.state_dict()
     own = [key for key in ours if key.startswith("field.head.")]
