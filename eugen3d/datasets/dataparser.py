@@ -1,11 +1,17 @@
-"""One dataparser for both layouts of a folder: Blender's (`transforms_train.json`), nerfstudio's (`transforms.json`).
+"""One dataparser for all layouts of a folder.
 
-It reads through nerfstudio's own dataparsers. What it adds: images keep their alpha channel, frames whose image is
-missing are left out with a line that says so (nerfstudio layout) or are an error (Blender layout, whose splits are
-fixed), and every complaint names the file.
+    transforms_train.json           Blender's
+    transforms.json                 nerfstudio's
+    metadata.json                   multi-scale Blender's (Barron et al. 2021, "Mip-NeRF")
+    sparse/0, colmap/sparse/0       COLMAP's, Mip-NeRF 360's for instance
+
+It reads through nerfstudio's own dataparsers, where there is one. What it adds: images keep their alpha channel, frames
+whose image is missing are left out with a line that says so (nerfstudio's layout) or are an error (all others), and
+every complaint names the file.
 """
 
 import json
+import struct
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +19,18 @@ from typing import Any, Literal
 
 import imageio.v3 as iio
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from eugen3d.datasets.reduced import at_scales
+
+COLMAP_MODELS = ("sparse/0", "colmap/sparse/0")
+"""Where a folder may have COLMAP's cameras and images; the second is nerfstudio's own place."""
 
 
 class SceneError(ValueError):
@@ -27,14 +39,15 @@ class SceneError(ValueError):
 
 @dataclass
 class SceneDataParserConfig(DataParserConfig):
-    """A scene folder in Blender's or nerfstudio's layout."""
+    """A scene folder in Blender's, nerfstudio's or COLMAP's layout."""
 
     _target: type = field(default_factory=lambda: SceneDataParser)
     """Target class to instantiate."""
     data: Path = Path("data/still_life")
     """The scene's folder, or a nerfstudio-layout JSON file in it."""
-    eval_mode: Literal["fraction", "filename", "interval", "all"] = "fraction"
-    """How a nerfstudio-layout scene without split lists is split into train and test."""
+    eval_mode: Literal["fraction", "filename", "interval", "all"] | None = None
+    """How a scene without split lists is split into train and test; None: by a fraction, but COLMAP's layout at
+    intervals, as is usual for Mip-NeRF 360's scenes."""
     train_split_fraction: float = 0.9
     """Share of the images to train on, with eval_mode "fraction"."""
     eval_interval: int = 8
@@ -79,15 +92,18 @@ class SceneDataParser(DataParser):
         path = data if data.suffix == ".json" else data / "transforms.json"
         if path.exists():
             return self._nerfstudio(path, split)
-        raise SceneError(f"{data}: found neither transforms_{split}.json (Blender layout) nor transforms.json")
+        if (data / "metadata.json").exists():
+            return self._multiscale(data / "metadata.json", split)
+        for model in COLMAP_MODELS:
+            if (data / model).is_dir():
+                return self._colmap(data, model, split)
+        places = [f"transforms_{split}.json (Blender layout)", "transforms.json", "metadata.json", *COLMAP_MODELS]
+        raise SceneError(f"{data}: found neither {', '.join(places[:-1])} nor {places[-1]}")
 
     def _blender(self, data: Path, split: str) -> DataparserOutputs:
         path = data / f"transforms_{split}.json"
         meta = read_transforms(path, ("camera_angle_x", "frames"))
-        for frame in meta["frames"]:
-            image = data / (frame["file_path"] + ".png")
-            if not image.exists():
-                raise SceneError(f"{image}: not found, but {path.name} lists it")
+        _check_images([data / (frame["file_path"] + ".png") for frame in meta["frames"]], path)
         first = data / (meta["frames"][0]["file_path"] + ".png")
         try:
             iio.imread(first)
@@ -119,15 +135,70 @@ class SceneDataParser(DataParser):
             parser = NerfstudioDataParserConfig(
                 data=complete,
                 downscale_factor=1,
-                eval_mode=self.config.eval_mode,
+                eval_mode=self.config.eval_mode or "fraction",
                 train_split_fraction=self.config.train_split_fraction,
                 eval_interval=self.config.eval_interval,
             ).setup()
             return parser.get_dataparser_outputs(split=split)
 
+    def _multiscale(self, path: Path, split: str) -> DataparserOutputs:
+        """Views of several sizes; how the samples of each count for a loss (`lossmult`) is not taken over."""
+        meta = read_json(path, (split,))[split]
+        for key in ("file_path", "cam2world", "width", "height", "focal"):
+            if not isinstance(meta, dict) or not isinstance(meta.get(key), list) or not meta[key]:
+                raise SceneError(f"{path}: its {split!r} has no {key!r}, expected a list of one for each view")
+        lengths = {len(meta[key]) for key in ("file_path", "cam2world", "width", "height", "focal")}
+        if len(lengths) > 1:
+            raise SceneError(
+                f"{path}: the lists of its {split!r} have {sorted(lengths)} entries, expected equally many"
+            )
+        images = [path.parent / name for name in meta["file_path"]]
+        _check_images(images, path)
+        try:
+            width, height, focal = (torch.tensor(meta[key]).float()[:, None] for key in ("width", "height", "focal"))
+            poses = torch.tensor(meta["cam2world"]).float().view(len(images), -1, 4)[:, :3]
+            cameras = Cameras(poses, focal, focal, width / 2, height / 2, width.long(), height.long())
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise SceneError(f"{path}: its {split!r} cannot be read as cameras ({error})") from error
+        return DataparserOutputs(images, cameras, scene_box=SceneBox(torch.tensor([[-1.5] * 3, [1.5] * 3])))
 
-def read_transforms(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Read a transforms file and check that it is a JSON object with the given keys and frames with poses."""
+    def _colmap(self, data: Path, model: str, split: str) -> DataparserOutputs:
+        """What COLMAP found, its undistorted images in `images`."""
+        parser = ColmapDataParserConfig(
+            data=data,
+            colmap_path=Path(model),
+            downscale_factor=1,
+            eval_mode=self.config.eval_mode or "interval",
+            train_split_fraction=self.config.train_split_fraction,
+            eval_interval=self.config.eval_interval,
+            load_3D_points=False,
+        ).setup()
+        try:
+            outputs = parser.get_dataparser_outputs(split=split)
+        except (
+            AssertionError,
+            EOFError,
+            IndexError,
+            KeyError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            struct.error,
+        ) as error:
+            raise SceneError(f"{data / model}: cannot be read as a COLMAP model ({error!r})") from error
+        _check_images(outputs.image_filenames, data / model / "images")
+        return outputs
+
+
+def _check_images(images: list[Path], listed: Path) -> None:
+    """Refuse what lists an image that is not there."""
+    for image in images:
+        if not image.exists():
+            raise SceneError(f"{image}: not found, but {listed.name} lists it")
+
+
+def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a JSON object and check that it has the given keys."""
     try:
         meta = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -135,6 +206,12 @@ def read_transforms(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     for key in keys:
         if not isinstance(meta, dict) or key not in meta:
             raise SceneError(f"{path}: has no {key!r}")
+    return meta
+
+
+def read_transforms(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Read a transforms file and check that it is a JSON object with the given keys and frames with poses."""
+    meta = read_json(path, keys)
     if not isinstance(meta["frames"], list) or not meta["frames"]:
         raise SceneError(f"{path}: 'frames' is no list of frames, or an empty one")
     for number, frame in enumerate(meta["frames"]):

@@ -47,6 +47,92 @@ def test_training_views_at_scales(blender_scene: Path) -> None:
     assert len(parse(blender_scene, "test", scales=(1, 2)).image_filenames) == 2
 
 
+def multiscale(scene: Path) -> dict[str, Any]:
+    """The Blender scene's training views again, every one in full and at half the size, as Mip-NeRF's are listed."""
+    frames = json.loads((scene / "transforms_train.json").read_text())["frames"]
+    meta: dict[str, list[Any]] = {key: [] for key in ("file_path", "cam2world", "width", "height", "focal")}
+    for frame in frames:
+        image = iio.imread(scene / (frame["file_path"] + ".png"))
+        for scale in (1, 2):
+            name, side = f"{Path(frame['file_path']).name}_d{scale}.png", 16 // scale
+            iio.imwrite(scene / name, image[::scale, ::scale])
+            row = name, frame["transform_matrix"], side, side, 8 / np.tan(0.35) / scale
+            for values, value in zip(meta.values(), row, strict=True):
+                values.append(value)
+    for split in ("train", "val", "test"):
+        (scene / f"transforms_{split}.json").unlink()
+    return meta
+
+
+def write_multiscale(scene: Path, meta: dict[str, Any]) -> None:
+    (scene / "metadata.json").write_text(json.dumps(dict.fromkeys(("train", "val", "test"), meta)))
+
+
+def test_multiscale_blender_scenes(blender_scene: Path) -> None:
+    full = parse(blender_scene)
+    write_multiscale(blender_scene, multiscale(blender_scene))
+    outputs = parse(blender_scene)
+    cameras = outputs.cameras
+    assert len(outputs.image_filenames) == 8 and cameras.width[:, 0].tolist() == [16, 8] * 4
+    torch.testing.assert_close(cameras.camera_to_worlds[::2], full.cameras.camera_to_worlds)
+    rays, expected = cameras.generate_rays(2), full.cameras.generate_rays(1)
+    torch.testing.assert_close(rays.directions.view(16, 16, 3), expected.directions)
+    assert float(cameras.generate_rays(3).pixel_area.mean() / rays.pixel_area.mean()) > 3.5
+    manager = load(blender_scene)
+    _, batch = manager.next_train(0)
+    assert manager.train_dataset[1]["image"].shape == (8, 8, 4) and batch["image"].shape == (64, 4)
+
+
+def test_multiscale_scenes_that_cannot_be_read_are_refused(blender_scene: Path) -> None:
+    meta = multiscale(blender_scene)
+    for change, message in (
+        ({"focal": None}, "has no 'focal'"),
+        ({"width": [16]}, r"have \[1, 8\] entries"),
+        ({"cam2world": [[1.0]] * 8}, "cannot be read as cameras"),
+        ({"file_path": ["gone.png"] * 8}, "gone.png: not found, but metadata.json lists it"),
+    ):
+        write_multiscale(blender_scene, meta | change)
+        with pytest.raises(SceneError, match=message):
+            parse(blender_scene)
+
+
+@pytest.mark.parametrize("model", ["sparse/0", "colmap/sparse/0"])
+def test_colmap_scenes(nerfstudio_scene: Path, model: str) -> None:
+    """Ten views as COLMAP writes them: world to camera, y down, z forward."""
+    meta = json.loads((nerfstudio_scene / "transforms.json").read_text())
+    images = sorted({Path(frame["file_path"]) for frame in meta["frames"]})
+    (nerfstudio_scene / "transforms.json").unlink()
+    shutil.move(nerfstudio_scene / images[0].parent, nerfstudio_scene / "pictures")
+    (nerfstudio_scene / "images").mkdir()
+    folder = nerfstudio_scene / model
+    folder.mkdir(parents=True)
+    (folder / "cameras.txt").write_text("1 PINHOLE 16 16 20 21 8 8\n")
+    (folder / "points3D.txt").write_text("")
+    lines = []
+    for number in range(10):
+        angle = 2 * np.pi * number / 10
+        quaternion = np.cos(angle / 2), 0.0, np.sin(angle / 2), 0.0  # a turn around y
+        shutil.copy(nerfstudio_scene / "pictures" / images[0].name, nerfstudio_scene / "images" / f"{number:02}.png")
+        lines += [f"{number + 1} {' '.join(map(str, quaternion))} 0 0 3 1 {number:02}.png", ""]
+    (folder / "images.txt").write_text("\n".join(lines) + "\n")
+    outputs, held_out = parse(nerfstudio_scene), parse(nerfstudio_scene, "test")
+    names = [path.name for path in held_out.image_filenames]
+    assert names == ["00.png", "08.png"] and len(outputs.image_filenames) == 8, "every eighth is for testing"
+    assert len(parse(nerfstudio_scene, eval_mode="all").image_filenames) == 10
+    cameras = outputs.cameras
+    assert (float(cameras.fx[0]), float(cameras.fy[0]), float(cameras.cx[0])) == (20, 21, 8)
+    places, looks = cameras.camera_to_worlds[:, :, 3], -cameras.camera_to_worlds[:, :, 2]
+    middle = parse(nerfstudio_scene, eval_mode="all").cameras.camera_to_worlds[:, :, 3].mean(dim=0)
+    towards = torch.nn.functional.normalize(middle - places, dim=-1)
+    torch.testing.assert_close(looks, towards, atol=1e-4, rtol=0)  # all look at the axis that they stand around
+    (nerfstudio_scene / "images" / "03.png").unlink()
+    with pytest.raises(SceneError, match=r"03\.png: not found, but images lists it"):
+        parse(nerfstudio_scene)
+    (folder / "images.txt").write_text("1 2 3\n")
+    with pytest.raises(SceneError, match="cannot be read as a COLMAP model"):
+        parse(nerfstudio_scene)
+
+
 def test_scales_that_cannot_be_are_refused(blender_scene: Path) -> None:
     with pytest.raises(SceneError, match=r"images of 16 pixels a side, too small for \(1, 32\)"):
         parse(blender_scene, scales=(1, 32))
@@ -143,7 +229,7 @@ def break_json(scene: Path) -> str:
 
 def remove_transforms(scene: Path) -> str:
     (scene / "transforms_train.json").unlink()
-    return "found neither transforms_train.json (Blender layout) nor transforms.json"
+    return "found neither transforms_train.json (Blender layout), transforms.json, metadata.json, sparse/0 nor colmap"
 
 
 def remove_image(scene: Path) -> str:
