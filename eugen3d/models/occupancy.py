@@ -25,6 +25,8 @@ GROWTH = (MOST / LEAST) ** (1 / 254)
 REACH = 0.5
 """How far around a cell the points may lie at which density is looked up for it, in its sides: what is missed in a cell
 by chance is found from its neighbours."""
+TRACE, NEAR = 1e-5, 2
+"""A share of a ray's light that is something, and how many cells away is near."""
 CHUNK_CELLS = 1 << 15
 
 
@@ -121,26 +123,39 @@ class OccupancyGrid(nn.Module):
             density: of points (n, 3) in scene units, and the cells' sides there (n,) → (n,) per scene unit.
             longest: the way that a ray goes in all.
             within: distance from the origin, in scene units, beyond which no ray comes; cells there are left at 0.
-            num_draws: points of every cell, at random if there is more than its middle.
+            num_draws: points of every cell: its middle, or several at random; only the first of them in cells that are
+                far from all others where that one meets something.
             generator: of the points.
             advance: called with the share of the work that was done since the last call.
         """
-        alphas, densities = torch.zeros(2, self.resolution**3, device=self.codes.device)
+        alphas, lost, ways, draws = torch.zeros(4, self.resolution**3, device=self.codes.device)
+
+        def look_up(chosen: Tensor, at: Callable[[int], Tensor], share: float) -> None:
+            for part in chosen.split(CHUNK_CELLS):
+                corner = [part // self.resolution**2, part // self.resolution % self.resolution, part % self.resolution]
+                x = uncontract((torch.stack(corner, dim=-1) + at(len(part))) * (4 / self.resolution) - 2)
+                side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
+                side = side.clamp(max=longest)
+                alpha = 1 - torch.exp(-density(x * self.radius, side) * side)
+                alphas[part] = torch.maximum(alphas[part], alpha)
+                lost[part] += alpha
+                ways[part] += side
+                draws[part] += 1
+                advance(share * len(part) / len(chosen))
+
+        def random(count: int) -> Tensor:
+            points = torch.empty(count, 3, device=self.codes.device)
+            return points.uniform_(-REACH, 1 + REACH, generator=generator)
+
         chosen = self._reached(within)
-        for part in chosen.split(CHUNK_CELLS):
-            corner = torch.stack([part // self.resolution**2, part // self.resolution % self.resolution], dim=-1)
-            corner = torch.cat([corner, (part % self.resolution)[:, None]], dim=-1)
-            at = torch.full((num_draws, len(part), 3), 0.5, device=part.device)
-            if num_draws > 1:
-                at.uniform_(-REACH, 1 + REACH, generator=generator)
-            x = uncontract((corner + at).flatten(0, 1) * (4 / self.resolution) - 2)
-            side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
-            side = side.clamp(max=longest)
-            values = (1 - torch.exp(-density(x * self.radius, side) * side)).view(num_draws, -1)
-            alphas[part] = values.amax(dim=0)
-            way = side.view(num_draws, -1).mean(dim=0)
-            densities[part] = -torch.log1p(-values.mean(dim=0).clamp(max=1 - 1e-6)) / way
-            advance(len(part) / len(chosen))
+        if num_draws == 1:
+            look_up(chosen, lambda count: torch.full((count, 3), 0.5, device=self.codes.device), 1.0)
+        else:
+            look_up(chosen, random, 0.5)
+            near = chosen[self._dilated(alphas > TRACE, NEAR)[chosen]]
+            for _ in range(num_draws - 1):
+                look_up(near, random, 0.5 / (num_draws - 1))
+        densities = -torch.log1p(-(lost / draws.clamp(min=1)).clamp(max=1 - 1e-6)) * draws / ways.clamp(min=1e-12)
         return Cells(alphas.view(3 * (self.resolution,)), densities.view(3 * (self.resolution,)))
 
     def occupy(self, cells: Cells, threshold: float, dilation: int = 1) -> float:
@@ -152,12 +167,16 @@ class OccupancyGrid(nn.Module):
         Returns:
             The share of the cells that rays can reach, those of the contracted ball, that are occupied.
         """
-        is_dense = (cells.alpha > threshold).float()[None, None]
-        occupied = F.max_pool3d(is_dense, kernel_size=2 * dilation + 1, stride=1, padding=dilation).view(-1) > 0
+        occupied = self._dilated(cells.alpha.view(-1) > threshold, dilation)
         ratios = (cells.density.view(-1) * (self.radius / LEAST)).clamp(min=1.0)
         codes = (1 + ratios.log() / math.log(GROWTH)).round().clamp(max=255)
         self.codes.copy_(torch.where(occupied, codes, 0).to(torch.uint8))
         return float(occupied[self._reached(math.inf)].float().mean())
+
+    def _dilated(self, cells: Tensor, dilation: int) -> Tensor:
+        """Which cells are, or have beside them, one of some, (R³,)."""
+        grid = cells.view(1, 1, *3 * (self.resolution,)).float()
+        return F.max_pool3d(grid, kernel_size=2 * dilation + 1, stride=1, padding=dilation).view(-1) > 0
 
     def _reached(self, within: float) -> Tensor:
         """The numbers of the cells that hold points of the contracted ball of a radius in scene units."""
