@@ -1,6 +1,5 @@
 """The real commands on a picture: a training that is killed goes on as if it had not been, and is decoded."""
 
-import signal
 import time
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def test_a_training_that_is_killed_goes_on_and_is_decoded(start, run, tmp_path: 
     process, deadline = start(tmp_path, "ns-train eugen-siren", options), time.monotonic() + 200
     while not list(models.glob("step-*.ckpt")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     (saved,) = models.glob("step-*.ckpt")
     done = int(saved.stem.removeprefix("step-")) + 1
@@ -50,7 +49,7 @@ def test_a_training_that_is_killed_goes_on_and_is_decoded(start, run, tmp_path: 
 
     remaining = {"--load-dir": models, "--max-num-iterations": STEPS - done}
     run(tmp_path, "ns-train eugen-siren", options | remaining)
-    run(tmp_path, "ns-train eugen-siren", TRAINING | {"--experiment-name": "whole"})
+    run(tmp_path, "ns-train eugen-siren", TRAINING | {"--experiment-name": "whole"}, is_new=True)
     expected = weights(whole)
     for name, tensor in weights(killed).items():
         assert torch.equal(tensor, expected[name]), name
