@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-STEPS, SAVED = 1500, 100
+STEPS, SAVED = 500, 50
 
 
 TRAINING: dict[str, object] = {
@@ -49,11 +49,11 @@ def test_a_training_that_is_killed_goes_on_and_is_decoded(start, run, tmp_path: 
 
     remaining = {"--load-dir": models, "--max-num-iterations": STEPS - done}
     run(tmp_path, "ns-train eugen-siren", options | remaining)
-    run(tmp_path, "ns-train eugen-siren", TRAINING | {"--experiment-name": "whole"}, is_new=True)
+    run(tmp_path, "ns-train eugen-siren", TRAINING | {"--experiment-name": "whole"})
     expected = weights(whole)
     for name, tensor in weights(killed).items():
         assert torch.equal(tensor, expected[name]), name
 
     size = {"--output": "decoded.png", "--size": (60, 80)}
-    run(tmp_path, "eugen3d decode", {"--load": killed / "config.yml"} | size)
+    run(tmp_path, "eugen3d decode", {"--load": killed / "config.yml"} | size, is_new=True)
     assert iio.imread(tmp_path / "decoded.png").shape == (60, 80)
