@@ -94,7 +94,7 @@ def test_two_processes_come_to_the_student_of_one(start: Start, teacher: Path, t
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_call_goes_on_to_the_same_student(start: Start, tmp_path: Path, ranks: int) -> None:
     """Killed while layers are solved, and again while the student is refined."""
-    arguments = "--fit-steps", "10", "--fit-sweeps", "1", "--refine-steps", "80", "--refine-num-rays", "64"
+    arguments = "--fit-steps", "10", "--fit-sweeps", "1", "--refine-steps", "120", "--refine-num-rays", "64"
     finish(start(tmp_path / "whole", *arguments, ranks=ranks))
     output, partial = tmp_path / "student", tmp_path / "student.partial"
     first = start(output, *arguments, ranks=ranks)
@@ -104,7 +104,7 @@ def test_a_killed_call_goes_on_to_the_same_student(start: Start, tmp_path: Path,
     second = start(output, *arguments, ranks=ranks)
     wait_for(second[0], partial, lambda saved: saved["refine"] is not None)
     kill(second)
-    assert torch.load(partial, weights_only=True)["refine"]["step"] < 80 and not output.exists()
+    assert torch.load(partial, weights_only=True)["refine"]["step"] < 120 and not output.exists()
     finish(start(output, *arguments, ranks=ranks))
     ours, expected = state_of(output), state_of(tmp_path / "whole")
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)

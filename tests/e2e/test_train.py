@@ -25,6 +25,7 @@ TINY = {
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("trained"),  # by one process, which trains once
     pytest.mark.skipif(not (SCENE / "transforms_train.json").exists(), reason="needs the embedded scene"),
 ]
 
