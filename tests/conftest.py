@@ -2,9 +2,15 @@
 
 import json
 import math
+import os
 import random
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import jaxtyping
@@ -34,6 +40,103 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: real data are no part of the project")
     return folder
+
+
+@dataclass
+class Command:
+    """An installed command in a process of its own, which has ended where there is a `returncode`."""
+
+    pid: int
+    poll_once: Callable[[], int | None]
+    stdout: Path
+    stderr: Path
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended."""
+        self.returncode = self.poll_once() if self.returncode is None else self.returncode
+        return self.returncode
+
+    def communicate(self, timeout: float = 240) -> tuple[str, str]:
+        """Wait until it ends; what it printed, and its errors."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, self.stdout.read_text()[-6000:]
+            time.sleep(0.02)
+        return self.stdout.read_text(), self.stderr.read_text()
+
+    def kill(self) -> None:
+        """End it without a chance to tidy up; `communicate` waits for that."""
+        if self.poll() is None:
+            os.kill(self.pid, 9)
+
+
+@dataclass
+class Commands:
+    """Starts the installed commands: as a user would, or, without seconds of imports each, as forks of one process."""
+
+    folder: Path
+    started: list[Command] = field(default_factory=list)
+    server: subprocess.Popen[str] | None = None
+
+    def start(
+        self,
+        words: list[str],
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        is_new: bool = False,
+        is_one_output: bool = False,
+    ) -> Command:
+        """Start a command in a folder.
+
+        Args:
+            words: its name and arguments.
+            is_new: whether in a new interpreter; in every case where there is a GPU, which no fork can use.
+            is_one_output: whether its errors go where it prints.
+        """
+        stdout = self.folder / f"{len(self.started)}.txt"
+        stderr = stdout if is_one_output else stdout.with_suffix(".errors.txt")
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        if is_new or torch.cuda.is_available():
+            with stdout.open("a") as printed, stderr.open("a") as errors:
+                process = subprocess.Popen(
+                    [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+                    **{"cwd": folder, "env": variables, "stdout": printed, "stderr": errors},
+                )
+            self.started.append(Command(process.pid, process.poll, stdout, stderr))
+        else:
+            request = {"words": words, "folder": str(folder), "environment": variables}
+            pid = self.ask(request | {"stdout": str(stdout), "stderr": str(stderr)})
+            self.started.append(Command(pid, lambda: self.ask({"poll": pid}), stdout, stderr))
+        return self.started[-1]
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """The answer of the process that forks."""
+        if self.server is None:
+            self.server = subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(Path(__file__).with_name("command_server.py"))],
+                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        assert self.server.stdin and self.server.stdout
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def close(self) -> None:
+        """End what still runs."""
+        for command in self.started:
+            command.kill()
+        if self.server is not None:
+            self.server.communicate()
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The installed commands."""
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
 
 
 @pytest.fixture

@@ -25,11 +25,12 @@ TINY = {
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("trained"),  # by one process, which trains once
     pytest.mark.skipif(not (SCENE / "transforms_train.json").exists(), reason="needs the embedded scene"),
 ]
 
 
-def train(run: Callable[..., str], folder: Path, name: str, seed: int) -> Path:
+def train(run: Callable[..., str], folder: Path, name: str, seed: int, is_new: bool = False) -> Path:
     """Train for three steps; the run's folder."""
     options = {
         "--data": SCENE,
@@ -41,7 +42,7 @@ def train(run: Callable[..., str], folder: Path, name: str, seed: int) -> Path:
         "--machine.seed": seed,
         "--vis": "tensorboard",
     }
-    run(folder, "ns-train eugen-nerf-small", options | TINY)
+    run(folder, "ns-train eugen-nerf-small", options | TINY, is_new)
     return folder / "tiny" / "eugen-nerf-small" / name
 
 
@@ -57,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(run, folder: Path) -> Path:
-    return train(run, folder, "first", seed=1)
+    return train(run, folder, "first", seed=1, is_new=True)
 
 
 def test_the_same_seed_writes_the_same_checkpoint(run, folder: Path, trained: Path) -> None:

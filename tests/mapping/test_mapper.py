@@ -166,23 +166,23 @@ def test_a_set_of_frames_can_be_trained_on(room, small_field: IsdfField) -> None
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_over_ten_thousand_frames(room) -> None:
+def test_memory_is_bounded_over_thousands_of_frames(room) -> None:
     """Every frame becomes a keyframe, its steps left out: what is kept does not depend on how many there were."""
     plane = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
     mapper = SdfMapper(plane, dataclasses.replace(FAST, keyframes=KeyframeConfig(max_keyframes=7)))
     frame, seen = room.frame(0.0, side=8), []
-    for index in range(10_000):
+    for index in range(2_000):
         mapper.begin(dataclasses.replace(frame, name=str(index), rgb=torch.zeros(8, 8, 3, dtype=torch.uint8)))
         mapper.keyframes.last_is_keyframe, mapper.steps_left = True, 0
         mapper.keyframes.entries[-1].losses = torch.full((64,), float(index in (3, 77)))
         seen.append(len(mapper.keyframes))
-    assert max(seen) == 7 and mapper.num_frames == 10_000
+    assert max(seen) == 7 and mapper.num_frames == 2_000
     names = [entry.frame.name for entry in mapper.keyframes.entries]
-    assert {"3", "77", "9999"} <= set(names), "the frames with the largest losses stay, and the last"
+    assert {"3", "77", "1999"} <= set(names), "the frames with the largest losses stay, and the last"
     assert all(entry.frame.rgb is None for entry in mapper.keyframes.entries)
     buffer = io.BytesIO()
     torch.save(mapper.state_dict(), buffer)
-    assert buffer.tell() < 100_000
+    assert buffer.tell() < 33_000
 
 
 def test_a_long_stream_is_held_in_few_frames_and_bytes(room, small_field: IsdfField) -> None:
@@ -194,7 +194,7 @@ def test_a_long_stream_is_held_in_few_frames_and_bytes(room, small_field: IsdfFi
     frames: list[weakref.ref[torch.Tensor]] = []
 
     def source() -> Iterator[LiveItem]:
-        for index in range(400):
+        for index in range(160):
             frame = room.frame(0.1 * index, side=24)
             yield torch.zeros(24, 24, 3, dtype=torch.uint8), frame.depth, frame.camera_to_world, frame.intrinsics
 
@@ -207,8 +207,8 @@ def test_a_long_stream_is_held_in_few_frames_and_bytes(room, small_field: IsdfFi
         buffer = io.BytesIO()
         torch.save(mapper.state_dict(), buffer)
         sizes.append(buffer.tell())
-    assert mapper.num_frames == 400 and num_kept > 50 and len(mapper.keyframes) == 6
-    assert max(sizes[200:]) < 1.1 * max(sizes[:200]) and max(sizes[:200]) > 1.1 * sizes[0]
+    assert mapper.num_frames == 160 and num_kept > 50 and len(mapper.keyframes) == 6
+    assert max(sizes[80:]) < 1.04 * max(sizes[:80]) and max(sizes[:80]) > 1.1 * sizes[0]
 
 
 @pytest.mark.parametrize("stop", [1, 3])

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,24 +105,23 @@ def test_what_can_run_runs_and_what_fails_is_reported(teacher: Path, capsys: pyt
 
 
 @pytest.mark.slow
-def test_a_killed_experiment_goes_on_to_the_same_result(teacher: Path) -> None:
+def test_a_killed_experiment_goes_on_to_the_same_result(teacher: Path, commands: Any) -> None:
     """Killed with its command in the middle of a refinement, it ends in what an unbroken call gives, bit by bit."""
-    refine = {"num-features": 3, "layers": 1, "refine-steps": 400, "refine-num-rays": 16, **FEW_ROWS}
+    refine = {"num-features": 3, "layers": 1, "refine-steps": 200, "refine-num-rays": 16, **FEW_ROWS}
     file = write(teacher, {"student": {"distill": "teacher", "flags": refine}})
-    command = [sys.executable, "-m", "eugen3d.cli.main", "experiment", file, "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = commands.start(["eugen3d", "experiment", file, "--threads", "1"], Path.cwd())
     wait_for(lambda: any(refined_steps(path) for path in Path("outputs/try/disc").glob("student-*/run.partial")))
     children = Path(f"/proc/{process.pid}/task").glob("*/children")
     (child,) = [int(pid) for path in children for pid in path.read_text().split()]
     process.kill()
     os.kill(child, signal.SIGKILL)
-    process.wait(60)
+    process.communicate()
     assert not list(Path("outputs/try/disc").glob("student-*/run/config.yml")), "it was in the middle"
     code, result = experiment(file)
     assert code == 0 and result["rows"][1]["job_seconds"] is None, "it was not done in one go"
 
     sampling = SamplingConfig(num_rays=96, pair_fraction=1.0)
-    settings: dict[str, Any] = {"num_features": 3, "layers": ("1",), "refine_steps": 400, "refine_num_rays": 16}
+    settings: dict[str, Any] = {"num_features": 3, "layers": ("1",), "refine_steps": 200, "refine_num_rays": 16}
     Distill(teacher, Path("alone"), **settings, sampling=sampling).main()
     expected, found = weights("alone/config.yml"), weights(result["rows"][1]["config"])
     assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)

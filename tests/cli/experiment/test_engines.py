@@ -1,5 +1,8 @@
 """Four jobs, one of which needs another, through every engine: the same files. Ray and SLURM where they are."""
 
+import contextlib
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +20,23 @@ from eugen3d.cli.experiment.schedule import run_jobs
 from eugen3d.cli.experiment.worker import log_path
 
 MakeJob = Callable[..., Job]
-Open = Callable[[EngineName], Engine]
 PROGRAM = """
 import pathlib, random
 p = pathlib.Path('{product}')
 p.parent.mkdir(parents=True, exist_ok=True)
 p.write_text(FROM + str(random.Random(SEED).random()))
+"""
+REFUSED = """
+from pathlib import Path
+import ray
+from eugen3d.cli.errors import UsageError
+from eugen3d.cli.experiment.engines import open_engine
+from eugen3d.cli.experiment.job import Conditions
+try:
+    open_engine("ray", Conditions(Path("out"), threads=100_000))
+except UsageError as error:
+    print(error)
+print(ray.is_initialized())
 """
 NEEDS = {
     "ray": pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'eugen3d[ray]'"),
@@ -37,18 +51,12 @@ ALONE = pytest.mark.xdist_group("engines")  # one at a time: each takes the mach
 ENGINES = ["local", *(pytest.param(name, marks=[mark, pytest.mark.slow, ALONE]) for name, mark in NEEDS.items())]
 
 
-@pytest.fixture
-def open_one(tmp_path: Path) -> Iterator[Open]:
-    """A function that opens an engine, which is closed at the end."""
-    opened: list[Engine] = []
-
-    def opener(name: EngineName) -> Engine:
-        opened.append(open_or_skip(name, Conditions(tmp_path / "out")))
-        return opened[-1]
-
-    yield opener
-    for engine in opened:
-        engine.close()
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Each of the engines, opened once: Ray takes half a minute for that."""
+    opened = open_or_skip(request.param, Conditions(tmp_path_factory.mktemp("out")))
+    yield opened
+    opened.close()
 
 
 def open_or_skip(name: EngineName, conditions: Conditions) -> Engine:
@@ -65,16 +73,13 @@ def ignore(*_: object) -> None:
     pass
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_four_jobs_leave_what_the_commands_leave_by_themselves(
-    name: EngineName, make_job: MakeJob, open_one: Open
-) -> None:
+def test_four_jobs_leave_what_the_commands_leave_by_themselves(engine: Engine, make_job: MakeJob) -> None:
     jobs: list[Job] = []
     for number in range(3):
         jobs.append(make_job(f"job-{number}", PROGRAM.replace("SEED", str(number)).replace("FROM", "''")))
     source = f"open('{jobs[0].product}').read() + ' and '"
     jobs.append(make_job("job-3", PROGRAM.replace("SEED", "3").replace("FROM", source), jobs[0]))
-    ends = run_jobs(jobs, open_one(name), 0, ignore)
+    ends = run_jobs(jobs, engine, 0, ignore)
     assert [ends[job.key].end for job in jobs] == ["done"] * 4, ends
     through_engine = [job.product.read_text() for job in jobs]
     for job in jobs:
@@ -85,23 +90,32 @@ def test_four_jobs_leave_what_the_commands_leave_by_themselves(
     assert len(set(through_engine)) == 4 and " and " in through_engine[3]
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_failure_is_tried_again_and_reported_with_the_end_of_its_log(
-    name: EngineName, make_job: MakeJob, open_one: Open
-) -> None:
+def test_a_failure_is_tried_again_and_reported_with_the_end_of_its_log(engine: Engine, make_job: MakeJob) -> None:
     failing = make_job("failing", "print('the reason'); raise SystemExit(4)")
     fine = make_job("fine", PROGRAM.replace("SEED", "0").replace("FROM", "''"))
-    ends = run_jobs([failing, fine], open_one(name), 1, ignore)
+    ends = run_jobs([failing, fine], engine, 1, ignore)
     outcome = ends[failing.key]
     assert (outcome.end, outcome.reason, outcome.attempts) == ("failed", "exit code 4", 2)
     assert outcome.log_tail[-1] == "the reason" and log_path(failing).read_text().count("the reason\n") == 2
     assert ends[fine.key].is_done
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_cancelled_job_ends(name: EngineName, make_job: MakeJob, open_one: Open) -> None:
+@pytest.mark.parametrize("engine", [pytest.param("ray", marks=[NEEDS["ray"], pytest.mark.slow, ALONE])], indirect=True)
+@pytest.mark.usefixtures("engine")
+def test_more_threads_than_ray_has_are_refused() -> None:
+    """By a second call, on the cluster that runs."""
+    ray = pytest.importorskip("ray")
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    refused = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, env=environment)
+    assert refused.returncode == 0, refused.stderr
+    said, is_connected = refused.stdout.splitlines()
+    assert re.match(r"--engine ray: its nodes have \d+ CPU, expected one with 100000 CPU", said)
+    assert is_connected == "False"
+
+
+def test_a_cancelled_job_ends(engine: Engine, make_job: MakeJob) -> None:
+    """The last of an engine's tests, since it closes it."""
     job = make_job("long", "import time; print('started', flush=True); time.sleep(600)")
-    engine = open_one(name)
     handle = engine.submit(job)
     wait_for(lambda: log_path(job).exists() and "started\n" in log_path(job).read_text())
     assert handle.status().state == "running"
@@ -112,11 +126,12 @@ def test_a_cancelled_job_ends(name: EngineName, make_job: MakeJob, open_one: Ope
     assert not (job.folder / "job.json").exists()
 
 
-def test_one_job_runs_at_a_time_here(make_job: MakeJob, open_one: Open, tmp_path: Path) -> None:
+def test_one_job_runs_at_a_time_here(make_job: MakeJob, tmp_path: Path) -> None:
     """Each notes when it begins and ends: they do not overlap."""
     notes = tmp_path / "notes"
     program = f"import time; f = open('{notes}', 'a', 1); f.write('(\\n'); time.sleep(0.1); f.write(')\\n')"
-    run_jobs([make_job(name, program) for name in "abc"], open_one("local"), 0, ignore)
+    with contextlib.closing(open_engine("local", Conditions(tmp_path / "out"))) as engine:
+        run_jobs([make_job(name, program) for name in "abc"], engine, 0, ignore)
     assert notes.read_text().split() == ["(", ")"] * 3
 
 
@@ -137,14 +152,6 @@ def test_a_missing_slurm_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"^--engine slurm: found no sbatch"):
         open_engine("slurm", Conditions(tmp_path / "out"))
-
-
-@pytest.mark.slow
-@ALONE
-@NEEDS["ray"]
-def test_more_threads_than_ray_has_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^--engine ray: its nodes have \d+ CPU, expected one with 100000 CPU"):
-        open_or_skip("ray", Conditions(Path("out"), threads=100_000))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
