@@ -29,7 +29,7 @@ from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
 TRIES = ((0.1, 0), (0.01, 0), (0.1, 1), (0.01, 1), (0.001, 1), (0.0001, 1))
 """Thresholds of what a cell takes of a ray's light, and by how many cells the occupied ones are dilated, the grids that
 skip most first. The first that keeps what was asked for is taken."""
-SHARES = (1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1)
+SHARES = (1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1, 3 / 2, 2)
 """How many samples of a ray are tried then, in shares of those without a grid; again the first is taken."""
 TIMED_TURNS = 3  # how often a view is rendered with and without skipping
 
@@ -91,7 +91,7 @@ class Bake:
         console, own_count = Console(highlight=False), max(teacher.samples_per_ray.values())
         for threshold, dilation in TRIES:
             occupied = grid.occupy(cells, threshold, dilation)
-            drop = lost(own_count)
+            drop = lost(math.ceil(SHARES[-1] * own_count))
             console.print(
                 f"threshold {threshold:g}, dilated by {dilation}: {occupied:.1%} occupied, {drop:+.3f} dB lost"
             )

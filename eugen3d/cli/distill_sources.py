@@ -116,9 +116,9 @@ class NerfSource(DistillSource):
         self.config, self.checkpoint, self.step = run.config, run.checkpoint, run.step
         self.model, self.paths = run.pipeline.model, self.teacher.paths
         self.teacher.drop_grid()  # of a student it would not know
-        settings = settings_of(self.config.pipeline.model)
-        if hasattr(settings, "occupancy"):
-            settings.occupancy = NO_OCCUPANCY
+        model = settings_of(self.config.pipeline.model)
+        if hasattr(model, "occupancy"):
+            model.occupancy = NO_OCCUPANCY
         manager = run.pipeline.datamanager
         assert isinstance(manager, VanillaDataManager)
         self.manager = manager
