@@ -147,10 +147,6 @@ class ZipNerfHead(nn.Module):
         rgb = rgb.sigmoid() * (1 + 2 * RGB_PADDING) - RGB_PADDING
         return F.softplus(density.squeeze(-1) + DENSITY_BIAS), rgb
 
-    def density_of(self, features: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Density alone."""
-        return F.softplus(self.density_head(self.density(features)).squeeze(-1) + DENSITY_BIAS)
-
     def links(self) -> list[Link]:
         """Every chain with the chains that take its output and the columns where they take it."""
         first, second = self.view[0], self.view[1]

@@ -25,7 +25,7 @@ from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
 from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
-from eugen3d.models.skipping import GridMarch, Intervals, evaluate_front_to_back
+from eugen3d.models.skipping import Intervals, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.strict import StrictModel
 from eugen3d.runtime import AutoModule, Backend, TiledModule
 from eugen3d.training import has_bfloat16
@@ -210,7 +210,7 @@ class EUGenNerfModel(StrictModel):
     def _render_by_grid(self, rays: RayBundle, grid: OccupancyGrid) -> dict[str, Tensor]:
         config = self.config
         count = config.occupancy.num_samples or config.num_coarse_samples + config.num_importance_samples
-        samples, live = GridMarch(grid, rays, self.sampler_uniform).samples(count)
+        samples, live = samples_by_grid(grid, rays, self.sampler_uniform, count)
         frustums, field = samples.frustums, self._folded_field("fine")
         middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
 

@@ -23,42 +23,35 @@ SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
 
-class GridMarch:
-    """Samples of rays by what a grid says of their parts, which are of equal length in the spacing of the samples.
+_SAMPLER = PDFSampler(include_original=False, histogram_padding=1e-5).eval()
+
+
+def samples_by_grid(
+    grid: OccupancyGrid, rays: RayBundle, sampler: SpacedSampler, count: int
+) -> tuple[RaySamples, Bool[Tensor, "n count"]]:
+    """Samples of n rays by what a grid says of their parts, and which of the samples may have density.
+
+    A part's weight is the mean of the larger of its own and each neighbour's, as Mip-NeRF blurs them (Barron et al.
+    2021, section 3.1): a surface may lie at any place in its cell.
 
     Args:
-        grid: what is asked.
-        rays: n of them.
-        sampler: makes the parts; its spacing is the samples'.
+        sampler: makes the parts, of equal length in its spacing, and not jittered.
+        count: samples of each ray.
     """
-
-    def __init__(self, grid: OccupancyGrid, rays: RayBundle, sampler: SpacedSampler) -> None:
-        parts = sampler(rays, NUM_PARTS)
-        frustums = parts.frustums
-        middles = (frustums.starts + frustums.ends) / 2
-        density = grid.density(torch.addcmul(rays.origins[:, None], middles, rays.directions[:, None]))
-        self._rays, self._parts, self._density = rays, parts, density
-        self._before = F.pad((density > 0).cumsum(dim=1, dtype=torch.int32), (1, 0))
-
-    def samples(self, count: int) -> tuple[RaySamples, Bool[Tensor, "n count"]]:
-        """Samples spaced by the parts' weights, and which of them may have density.
-
-        A part's weight is the mean of the larger of its own and each neighbour's, as Mip-NeRF blurs them (Barron et al.
-        2021, section 3.1): a surface may lie at any place in its cell.
-        """
-        weights = self._parts.get_weights(self._density[..., None])[..., 0]
-        larger = F.pad(weights, (1, 1))
-        larger = torch.maximum(larger[:, 1:], larger[:, :-1])
-        spread = SPREAD / self._before[:, -1:].clamp(min=1)
-        weights = (larger[:, 1:] + larger[:, :-1]) / 2 + spread * (self._density > 0)
-        samples = _SAMPLER(self._rays, self._parts, weights[..., None], count)
-        assert samples.spacing_starts is not None and samples.spacing_ends is not None
-        first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
-        end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
-        return samples, self._before.gather(1, end) > self._before.gather(1, first)
-
-
-_SAMPLER = PDFSampler(include_original=False, histogram_padding=1e-5).eval()
+    parts = sampler(rays, NUM_PARTS)
+    middles = (parts.frustums.starts + parts.frustums.ends) / 2
+    density = grid.density(torch.addcmul(rays.origins[:, None], middles, rays.directions[:, None]))
+    is_occupied = density > 0
+    occupied_before = F.pad(is_occupied.cumsum(dim=1, dtype=torch.int32), (1, 0))
+    larger = F.pad(parts.get_weights(density[..., None])[..., 0], (1, 1))
+    larger = torch.maximum(larger[:, 1:], larger[:, :-1])
+    spread = SPREAD / occupied_before[:, -1:].clamp(min=1)
+    weights = (larger[:, 1:] + larger[:, :-1]) / 2 + spread * is_occupied
+    samples = _SAMPLER(rays, parts, weights[..., None], count)
+    assert samples.spacing_starts is not None and samples.spacing_ends is not None
+    first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
+    end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
+    return samples, occupied_before.gather(1, end) > occupied_before.gather(1, first)
 
 
 def evaluate_front_to_back(

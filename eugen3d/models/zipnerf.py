@@ -31,7 +31,7 @@ from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
 from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
-from eugen3d.models.skipping import GridMarch, Intervals, evaluate_front_to_back
+from eugen3d.models.skipping import Intervals, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.strict import StrictModel
 from eugen3d.models.whole_checkpoints import stop
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
@@ -301,8 +301,8 @@ class EUGenZipNerfModel(StrictModel):
 
     def _march_by_grid(self, ray_bundle: RayBundle, grid: OccupancyGrid) -> Level:
         config = self.config.occupancy
-        march = GridMarch(grid, ray_bundle, self.sampler_first)
-        samples, live = march.samples(config.num_samples or self.config.num_samples[-1])
+        count = config.num_samples or self.config.num_samples[-1]
+        samples, live = samples_by_grid(grid, ray_bundle, self.sampler_first, count)
         if self.config.background_color == "last_sample":
             live[:, -1] = True
         head = self._evaluation()

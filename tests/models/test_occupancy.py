@@ -16,7 +16,7 @@ from eugen3d.fields import HashGridConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
 from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
-from eugen3d.models.skipping import NUM_PARTS, SLAB, GridMarch, evaluate_front_to_back
+from eugen3d.models.skipping import NUM_PARTS, SLAB, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
 
 RADIUS = 0.5  # of the ball that all scenes here hold
@@ -212,8 +212,7 @@ def test_samples_are_where_the_weights_are() -> None:
     grid, rays = OccupancyGrid(64), rays_at_the_ball(50)
     grid.occupy(grid.look_up_cells(lambda x, side: ball(x), longest=10.0), 0.01, dilation=0)
     rays.nears, rays.fars = torch.full((50, 1), 1.0), torch.full((50, 1), 5.0)
-    march = GridMarch(grid, rays, UniformSampler(1).eval())
-    samples, live = march.samples(20)
+    samples, live = samples_by_grid(grid, rays, UniformSampler(1).eval(), 20)
     starts, ends = samples.frustums.starts[..., 0], samples.frustums.ends[..., 0]
     assert samples.shape == live.shape == (50, 20) and (ends >= starts).all()
     middles = 1 + (torch.arange(NUM_PARTS) + 0.5) * 4 / NUM_PARTS
