@@ -93,7 +93,7 @@ def _notes(result: dict[str, Any]) -> str:
     notes = [
         f"Small figures compare with {first}: differences in quality, ratios in cost.",
         "Parameters and FLOPs are those of the folded fields that render. FLOPs are per sample, two for every product "
-        "in their matrices, averaged over the coarse and the fine field; a checkpoint may hold more than renders.",
+        "in their matrices, averaged over the fields; a checkpoint may hold more than renders.",
         "Seconds per frame are medians over the views, rendered in turn by all runs; the speed is the median of the "
         "views' ratios.",
     ]
