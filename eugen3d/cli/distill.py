@@ -67,7 +67,6 @@ class Distill(DistillSettings):
             config = narrow_config(self, source.config)
             torch.manual_seed(hash_seed(self.seed, "narrow"))
             student = source.set_up(config)
-            source.copy_rest(student)
             students = source.networks_of(student)
             train_narrow(self, networks, students, source.rows(1, progress), source.make_loss, progress)
         else:
@@ -187,7 +186,6 @@ def open_source(settings: DistillSettings, device: str) -> DistillSource:
 def _student(source: DistillSource, config: DistilledModelConfig, networks: Mapping[str, Network]) -> Model:
     """A model of the student's configuration with these networks, and all else as the teacher has it."""
     student = source.set_up(config)
-    source.copy_rest(student)
     for part, path in source.paths.items():
         student.get_submodule(path).load_state_dict(networks[part].module.state_dict())
     return student

@@ -65,16 +65,16 @@ class DistillSource(ABC):
         return {f"_model.{key}": value for key, value in student.state_dict().items()}
 
     def set_up(self, config: ModelConfig) -> Model:
-        """A freshly drawn model for the run's scene, in evaluation mode on the run's device."""
+        """A model for the run's scene, in evaluation mode on the run's device.
+
+        Its networks are freshly drawn; what is beside them, grids, proposals and appearances, is the run's own.
+        """
         model = self.make_model(config)
         model.update_to_step(self.step)
-        return model.to(self.model.device).eval()
-
-    def copy_rest(self, student: Model) -> None:
-        """Give a model what the run's own has beside its networks: grids, proposals, appearances."""
         networks = tuple(f"{path}." for path in self.paths.values())
         rest = {key: value for key, value in self.model.state_dict().items() if not key.startswith(networks)}
-        student.load_state_dict(student.state_dict() | rest)
+        model.load_state_dict(model.state_dict() | rest)
+        return model.to(self.model.device).eval()
 
     def count_folded(self, model: Model) -> int:
         """Parameters of a model's folded networks."""

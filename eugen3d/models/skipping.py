@@ -65,7 +65,7 @@ def evaluate_front_to_back(
     Args:
         live: which intervals may have density.
         deltas: their lengths.
-        evaluate: of some intervals: densities (m,) and, if any, colours (m, 3).
+        evaluate: of some intervals: densities (m,) and colours (m, 3).
         min_transmittance: share of its light below which a ray is not followed further.
     """
     density = deltas.new_zeros(deltas.shape)
@@ -77,10 +77,9 @@ def evaluate_front_to_back(
     while len(rays):
         is_next = turn == turn.min()
         row, column = rays[is_next], intervals[is_next]
-        values, *colors = evaluate((row, column))
+        values, colors = evaluate((row, column))
         density[row, column] = values.float()
-        for color in colors:
-            rgb[row, column] = color.float()
+        rgb[row, column] = colors.float()
         depth.index_add_(0, row, values.float() * deltas[row, column])
         rest = ~is_next & (depth < opaque)[rays]
         rays, intervals, turn = rays[rest], intervals[rest], turn[rest]
