@@ -63,7 +63,8 @@ class DistillSettings:
     """About the share by which a layer's outputs change in such a step, by default 1e-3; of a narrow network Muon's
     learning rate, 3e-3."""
     refine_steps: int = 0
-    """Gradient steps end to end on the photographs' rays, over the folded student."""
+    """Gradient steps end to end on the photographs' rays, over the folded student; at the sizes at which rows come
+    from them."""
     refine_num_rays: int = 512
     """Rays per such step."""
     refine_learning_rate: float = 4e-4

@@ -34,6 +34,8 @@ class NerfTeacher(ABC):
 
     paths: Mapping[str, str]
     """Where each field stands in the model."""
+    sees_pixel_width = False
+    """Whether what the fields say depends on how wide a ray's pixel is."""
 
     def __init__(self, model: Model) -> None:
         self.model: Any = model
@@ -156,6 +158,7 @@ class EUGenZipNerfTeacher(NerfTeacher):
     """
 
     paths = MappingProxyType({"field": "field.head"})
+    sees_pixel_width = True
     model: EUGenZipNerfModel
 
     @property

@@ -1,7 +1,8 @@
 """The end of a distillation: a student polished end to end, on the photographs' rays or on another run's pictures."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -17,6 +18,7 @@ from eugen3d.cli.runs import Run, load_run
 from eugen3d.cli.teacher_pictures import TeacherPictures
 from eugen3d.cli.teacher_rows import hash_seed
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
+from eugen3d.datasets.reduced import ReducedRayGenerator, reduce_image
 from eugen3d.distill import RefineConfig, RefineState, refine
 from eugen3d.layers import fold
 from eugen3d.training.distributed import all_reduce_sum, rank, world_size
@@ -39,12 +41,16 @@ def refine_student(settings: DistillSettings, run: Run, teacher: NerfTeacher, pr
     teacher.train_dense_alone()
     manager = run.pipeline.datamanager
     assert isinstance(manager, VanillaDataManager)
-    pictures = teacher_pictures(settings, run, manager) if settings.refine_teacher else None
+    scales = settings.sampling.scales(teacher, manager.train_dataset.cameras)
+    if settings.refine_teacher:
+        pictures = teacher_pictures(settings, run, manager, scales)
+    else:
+        pictures = Photographs(manager, scales, settings.seed)
 
     def draw(number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
-        if pictures is None:
-            return training_batch(manager, settings.seed, number, num_rays)
-        return own_part(*pictures.batch(number, num_rays))
+        rays, batch = pictures.batch(number, num_rays)
+        part = slice(rank(), None, world_size())
+        return rays[part], {name: value[part] for name, value in batch.items()}
 
     validation = draw(1, VALIDATION_RAYS)
 
@@ -101,23 +107,65 @@ def polish(
         progress.seconds["refine"] += time.perf_counter() - start
 
 
-def training_batch(
-    manager: VanillaDataManager, seed: int, number: int, num_rays: int
-) -> tuple[RayBundle, dict[str, Tensor]]:
-    """This process's part of training batch `number`: the same rays whenever it is asked for."""
-    torch.manual_seed(hash_seed(seed, "batch", number))
-    assert manager.train_pixel_sampler is not None
-    manager.train_pixel_sampler.set_num_rays_per_batch(num_rays)
-    return own_part(*manager.next_train(number))
+class Photographs:
+    """Batches of training rays with what the photographs show there, as many at each of several sizes.
+
+    Args:
+        scales: factors by which the photographs are reduced, by their mean over whole pixels.
+
+    Raises:
+        UsageError: they have masks, and are to be reduced.
+    """
+
+    def __init__(self, manager: VanillaDataManager, scales: Sequence[int], seed: int) -> None:
+        self.manager, self.scales, self.seed = manager, scales, seed
+        cameras = manager.train_dataset.cameras
+        self.num_views = len(cameras)
+        self.generate = ReducedRayGenerator(cameras.to(manager.device), scales)
+        self._images: dict[str, Any] = {}
+        self._reduced: list[dict[str, Any]] = []
+
+    def batch(self, number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
+        """Rays and their `image` (n, 3 or 4), alpha being straight; the same ones whenever this number is asked for."""
+        torch.manual_seed(hash_seed(self.seed, "batch", number))
+        sampler = self.manager.train_pixel_sampler
+        assert sampler is not None
+        batches = []
+        # even shares: of photographs of different sizes nerfstudio's sampler draws pixels in pairs
+        ends = [num_rays // 2 * part // len(self.scales) * 2 for part in range(len(self.scales))] + [num_rays]
+        for part, images in enumerate(self._at_scales()):
+            if count := ends[part + 1] - ends[part]:
+                sampler.set_num_rays_per_batch(count)
+                batches.append(sampler.sample(images))
+                batches[-1]["indices"][:, 0] += part * self.num_views
+        batch = {name: torch.cat([each[name] for each in batches]) for name in batches[0]}
+        return self.generate(batch["indices"]), batch
+
+    def _at_scales(self) -> list[dict[str, Any]]:
+        """The images that the manager draws from at the moment, at every scale."""
+        images = next(self.manager.iter_train_image_dataloader)
+        assert images is not None
+        if images is not self._images:
+            if "mask" in images and self.scales != (1,):
+                raise UsageError(
+                    "--sampling.downscale-factor: the photographs have masks, expected 1 to refine on them"
+                )
+            self._images, self._reduced = images, [_reduce_images(images, scale) for scale in self.scales]
+        return self._reduced
 
 
-def own_part(rays: RayBundle, batch: dict[str, Tensor]) -> tuple[RayBundle, dict[str, Tensor]]:
-    """This process's part of a batch."""
-    part = slice(rank(), None, world_size())
-    return rays[part], {name: value[part] for name, value in batch.items()}
+def _reduce_images(images: dict[str, Any], scale: int) -> dict[str, Any]:
+    """Some images, and which ones they are, reduced."""
+    if scale == 1:
+        return images
+    reduced = [reduce_image(image, scale) for image in images["image"]]
+    whole = torch.stack(reduced) if isinstance(images["image"], Tensor) else reduced
+    return {"image": whole, "image_idx": images["image_idx"]}
 
 
-def teacher_pictures(settings: DistillSettings, run: Run, manager: VanillaDataManager) -> TeacherPictures:
+def teacher_pictures(
+    settings: DistillSettings, run: Run, manager: VanillaDataManager, scales: Sequence[int]
+) -> TeacherPictures:
     """The pictures of the run that `--refine-teacher` names, from around the cameras of this one.
 
     Raises:
@@ -134,4 +182,4 @@ def teacher_pictures(settings: DistillSettings, run: Run, manager: VanillaDataMa
             f"--refine-teacher {settings.refine_teacher}: its training cameras are other ones than those of "
             f"{settings.load_config}, expected a run of the same scene"
         )
-    return TeacherPictures(teacher_of(other), cameras, settings.refine_novel_poses, settings.seed)
+    return TeacherPictures(teacher_of(other), cameras, settings.refine_novel_poses, settings.seed, scales)

@@ -51,6 +51,7 @@ class StockTeacher(NerfTeacher):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.paths = next(paths for kind, paths in FIELDS.items() if isinstance(model, kind))
+        self.sees_pixel_width = isinstance(model, MipNerfModel)
 
     @property
     def fewest_samples(self) -> int:

@@ -1,6 +1,7 @@
 """A teacher's own pictures as targets: at any pixel, and also from where no camera stood."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.nerf_teachers import NerfTeacher
 from eugen3d.cli.teacher_rows import hash_seed
+from eugen3d.datasets.reduced import at_scales
 
 POSES_PER_BATCH = 32
 NEIGHBOURS = 4
@@ -25,18 +27,27 @@ class TeacherPictures:
         teacher: in evaluation mode; folded, it is quicker.
         cameras: the training cameras.
         novel_fraction: share of the poses that lie between cameras.
+        scales: factors by which the pictures are reduced; as many rays go through each size.
 
     Raises:
         UsageError: the teacher has an appearance for each camera, so that it shows another picture in rendering.
     """
 
-    def __init__(self, teacher: NerfTeacher, cameras: Cameras, novel_fraction: float, seed: int) -> None:
+    def __init__(
+        self,
+        teacher: NerfTeacher,
+        cameras: Cameras,
+        novel_fraction: float,
+        seed: int,
+        scales: Sequence[int] = (1,),
+    ) -> None:
         if teacher.has_appearance:
             raise UsageError(
                 "--refine-teacher: the model has an appearance for each camera, of which its pictures show only the "
                 "mean; expected one without, or the photographs"
             )
-        self.teacher, self.cameras, self.novel_fraction, self.seed = teacher, cameras, novel_fraction, seed
+        self.teacher, self.cameras, self.novel_fraction = teacher, cameras, novel_fraction
+        self.seed, self.scales = seed, scales
         centres = cameras.camera_to_worlds[:, :3, 3]
         distances = torch.cdist(centres, centres)
         self.neighbours = distances.argsort(dim=1)[:, 1 : NEIGHBOURS + 1].cpu()
@@ -45,7 +56,7 @@ class TeacherPictures:
     def batch(self, number: int, num_rays: int) -> tuple[RayBundle, dict[str, Tensor]]:
         """Rays, and `image` (n, 3 or 4), alpha being straight; the same ones whenever this number is asked for."""
         generator = torch.Generator().manual_seed(hash_seed(self.seed, "pictures", number))
-        cameras = self._cameras(generator)
+        cameras = at_scales(self._cameras(generator), self.scales)
         which = torch.arange(num_rays) % len(cameras)
         sides = torch.cat([cameras.height, cameras.width], dim=1)[which]
         places = torch.rand(num_rays, 2, generator=generator).to(sides.device) * sides

@@ -4,24 +4,26 @@ Rays are dealt out in batches. Everything that a batch draws follows from its nu
 so many-th of them have, together, the rows that one alone would have.
 """
 
-import copy
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
-from nerfstudio.model_components.ray_generators import RayGenerator
 from rich.progress import track
 from torch import Tensor
 
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.teachers import NerfTeacher
+from eugen3d.datasets.reduced import ReducedRayGenerator
 from eugen3d.distill import HELD_OUT, Rows, draw_rows, join_rows
 from eugen3d.training.distributed import is_main, rank, world_size
 
 RAYS_PER_BATCH = 256
+SCALES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class SamplingConfig:
     """Rays at random pixels, at most as many as there are."""
     image_fraction: float = 1.0
     """Share of the training images that rays go through."""
-    downscale_factor: int = 1
-    """Rays go through the pixels of images reduced by this factor."""
+    downscale_factor: tuple[int, ...] = ()
+    """Rays go through the pixels of images reduced by each of these factors, as many through each. By default 1 2 4 8
+    where the model sees how wide a pixel is, so that small pictures come out right, too, else 1."""
     pair_fraction: float = 0.125
     """Share of a ray's samples that become rows; raised where the solve would have too few."""
     max_rows: int = 600_000
@@ -48,9 +51,30 @@ class SamplingConfig:
                 raise UsageError(f"--sampling.{name.replace('_', '-')}: is {value}, expected more than 0, at most 1")
         if not 0 <= self.weighted_fraction <= 1:
             raise UsageError(f"--sampling.weighted-fraction: is {self.weighted_fraction}, expected 0 to 1")
-        for name in ("num_rays", "downscale_factor", "max_rows"):
+        for name in ("num_rays", "max_rows"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"--sampling.{name.replace('_', '-')}: is {value}, expected at least 1")
+        factors = self.downscale_factor
+        if factors and (min(factors) < 1 or len(set(factors)) < len(factors)):
+            found = " ".join(map(str, factors))
+            raise UsageError(
+                f"--sampling.downscale-factor: is {found}, expected whole numbers of 1 or more that differ"
+            )
+
+    def scales(self, teacher: NerfTeacher, cameras: Cameras) -> tuple[int, ...]:
+        """By which factors a teacher's images are reduced.
+
+        Raises:
+            UsageError: an image has no pixel left.
+        """
+        side = int(min(cameras.height.min(), cameras.width.min()))
+        if not self.downscale_factor:
+            return tuple(scale for scale in SCALES if scale <= side) if teacher.sees_pixel_width else (1,)
+        if (most := max(self.downscale_factor)) > side:
+            raise UsageError(
+                f"--sampling.downscale-factor: is {most}, expected at most {side}, the images' shortest side"
+            )
+        return self.downscale_factor
 
 
 def sample_rows(
@@ -66,10 +90,11 @@ def sample_rows(
     Raises:
         UsageError: the rays do not have that many samples, or `max_rows` or the processes do not go with them.
     """
-    cameras = copy.deepcopy(manager.train_dataset.cameras)
-    if config.downscale_factor > 1:
-        cameras.rescale_output_resolution(1.0 / config.downscale_factor)
-    pixels = _Pixels(cameras.height.flatten().cpu(), cameras.width.flatten().cpu(), config, seed)
+    cameras = manager.train_dataset.cameras
+    scales = config.scales(teacher, cameras)
+    generate = ReducedRayGenerator(cameras.to(teacher.model.device), scales)
+    heights, widths = (sides.flatten().cpu() for sides in (generate.cameras.height, generate.cameras.width))
+    pixels = _Pixels(heights, widths, scales, config, seed)
     fewest = teacher.fewest_samples * pixels.num_rays
     if fewest < needed:
         raise UsageError(
@@ -87,7 +112,6 @@ def sample_rows(
             f"{world_size()} processes; take more rays or fewer processes"
         )
     share = max(config.pair_fraction, min(1.0, 1.02 * needed / fewest))
-    generate = RayGenerator(cameras.to(teacher.model.device))
     kept: dict[str, list[Rows]] = {name: [] for name in teacher.paths}
     own = range(rank(), count, world_size())
     with torch.random.fork_rng(devices=[]):
@@ -102,30 +126,40 @@ def sample_rows(
 
 
 class _Pixels:
-    """Distinct pixels, one at random in each of so many equal parts of the pixels of the images taken.
+    """Pixels, one at random in each of so many equal parts of the images taken, all of these being equally large.
 
     A batch takes parts that lie evenly over all images, and is drawn when it is asked for.
+
+    Args:
+        heights, widths: of all images at the first scale, then of all at the next one (images,).
     """
 
-    def __init__(self, heights: Tensor, widths: Tensor, config: SamplingConfig, seed: int) -> None:
-        count = max(1, math.ceil(config.image_fraction * len(heights)))
+    def __init__(
+        self, heights: Tensor, widths: Tensor, scales: Sequence[int], config: SamplingConfig, seed: int
+    ) -> None:
+        num_views = len(heights) // len(scales)
+        count = max(1, math.ceil(config.image_fraction * num_views))
+        views = torch.randperm(num_views, generator=torch.Generator().manual_seed(seed))[:count]
         self.seed = seed
-        self.images = torch.randperm(len(heights), generator=torch.Generator().manual_seed(seed))[:count]
-        self.widths = widths.long()[self.images]
-        self.sizes = heights.long()[self.images] * self.widths
+        self.images = torch.cat([views + part * num_views for part in range(len(scales))])
+        heights, widths = heights.long()[self.images], widths.long()[self.images]
+        common = math.gcd(*scales)
+        self.widths = widths
+        self.areas = torch.tensor([(scale // common) ** 2 for scale in scales]).repeat_interleave(count)
+        self.sizes = heights * widths * self.areas
         self.ends = self.sizes.cumsum(0)
-        self.num_pixels = int(self.ends[-1])
-        self.num_rays = min(config.num_rays, self.num_pixels)
+        self.num_rays = min(config.num_rays, int((heights * widths).sum()))
         self.num_batches = math.ceil(self.num_rays / RAYS_PER_BATCH)
 
     def batch(self, number: int) -> Tensor:
         """Image, row and column of the pixels (n, 3) of a batch."""
         parts = torch.arange(number, self.num_rays, self.num_batches)
-        first, last = ((parts + step) * self.num_pixels // self.num_rays for step in (0, 1))
+        total = int(self.ends[-1])
+        first, last = ((parts + step) * total // self.num_rays for step in (0, 1))
         generator = torch.Generator().manual_seed(hash_seed(self.seed, "pixels", number))
         chosen = first + (torch.rand(len(parts), generator=generator, dtype=torch.float64) * (last - first)).long()
         which = torch.searchsorted(self.ends, chosen, right=True)
-        within = chosen - (self.ends[which] - self.sizes[which])
+        within = (chosen - (self.ends[which] - self.sizes[which])) // self.areas[which]
         widths = self.widths[which]
         return torch.stack([self.images[which], within // widths, within % widths], dim=1)
 

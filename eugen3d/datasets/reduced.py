@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
 
@@ -22,6 +24,24 @@ def at_scales(cameras: Cameras, scales: Sequence[int]) -> Cameras:
         if isinstance(getattr(cameras, field.name), Tensor)
     }
     return dataclasses.replace(reduced[0], **{name: torch.cat(values) for name, values in columns.items()})
+
+
+class ReducedRayGenerator(RayGenerator):
+    """nerfstudio's, for views at several sizes, one size after the other as in `at_scales`.
+
+    Rays name the camera that they come from, whatever the size.
+    """
+
+    def __init__(self, cameras: Cameras, scales: Sequence[int]) -> None:
+        super().__init__(at_scales(cameras, scales))
+        self.num_views = len(cameras)
+
+    def forward(self, ray_indices: Tensor) -> RayBundle:
+        """Rays through pixels (n, 3): index of the view at a size, row and column."""
+        rays = super().forward(ray_indices)
+        assert rays.camera_indices is not None
+        rays.camera_indices = rays.camera_indices % self.num_views
+        return rays
 
 
 def reduce_image(image: Tensor, factor: int) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import eugen3d.cli.main
-import eugen3d.cli.refinement
 from eugen3d.cli.distill_progress import DistillProgress
+from eugen3d.cli.refinement import Photographs
 from eugen3d.cli.runs import Run, load_run
 from eugen3d.distill import Distiller
 from eugen3d.distill.solve import RIDGES
@@ -248,7 +248,13 @@ def test_bad_input_is_answered_with_one_line(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pair-fraction", "0"), ("image-fraction", "1.5"), ("weighted-fraction", "-0.1"), ("num-rays", "0")],
+    [
+        ("pair-fraction", "0"),
+        ("image-fraction", "1.5"),
+        ("weighted-fraction", "-0.1"),
+        ("num-rays", "0"),
+        ("downscale-factor", "0"),
+    ],
 )
 def test_bad_sampling_is_answered_with_one_line(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
@@ -338,12 +344,10 @@ def test_an_interrupted_refinement_goes_on(teacher: Path, tmp_path: Path, monkey
             distill(teacher, tmp_path / "student", *arguments)
     assert (tmp_path / "student.partial").exists()
     steps: list[int] = []
-    batch = eugen3d.cli.refinement.training_batch
+    batch = Photographs.batch
     with monkeypatch.context() as patch:
         patch.setattr(
-            eugen3d.cli.refinement,
-            "training_batch",
-            lambda manager, seed, number, rays: (steps.append(number), batch(manager, seed, number, rays))[1],
+            Photographs, "batch", lambda self, number, rays: (steps.append(number), batch(self, number, rays))[1]
         )
         path = distill(teacher, tmp_path / "student", *arguments)
     assert steps == [1, *range(52, 62)], "the validation batch, and the steps that were left"

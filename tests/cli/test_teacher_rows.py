@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,15 +27,17 @@ def sampled(make_run: Callable[..., Path]) -> Sampled:
     teacher, manager = teacher_of(run), run.pipeline.datamanager
     assert isinstance(manager, VanillaDataManager)
 
-    def sample(needed: int = 8, seed: int = 0, **settings: float) -> dict[str, Rows]:
-        return sample_rows(manager, teacher, SamplingConfig(**settings), needed, seed)  # pyright: ignore[reportArgumentType]
+    def sample(needed: int = 8, seed: int = 0, **settings: Any) -> dict[str, Rows]:
+        return sample_rows(manager, teacher, SamplingConfig(**settings), needed, seed)
 
     return sample
 
 
-def pixels(num_rays: int, sizes: list[tuple[int, int]], seed: int = 0) -> list[torch.Tensor]:
-    heights, widths = torch.tensor(sizes).T
-    drawn = _Pixels(heights, widths, SamplingConfig(num_rays=num_rays), seed)
+def pixels(
+    num_rays: int, sizes: list[tuple[int, int]], seed: int = 0, scales: tuple[int, ...] = (1,)
+) -> list[torch.Tensor]:
+    heights, widths = torch.cat([torch.tensor(sizes) // scale for scale in scales]).T
+    drawn = _Pixels(heights, widths, scales, SamplingConfig(num_rays=num_rays), seed)
     return [drawn.batch(number) for number in range(drawn.num_batches)]
 
 
@@ -50,6 +53,26 @@ def test_pixels_are_distinct_and_even_over_the_images() -> None:
         rows, columns = drawn[drawn[:, 0] == image, 1:].T
         assert int(rows.min()) >= 0 and int(rows.max()) == height - 1
         assert int(columns.min()) >= 0 and int(columns.max()) == width - 1
+
+
+@pytest.mark.parametrize("scales", [(1, 2, 4), (3,), (2, 6)])
+def test_as_many_rays_go_through_each_size(scales: tuple[int, ...]) -> None:
+    batches = pixels(600, [(24, 36), (48, 12)], scales=scales)
+    drawn = torch.cat(batches)
+    assert len(drawn) == min(600, sum((24 * 36 + 48 * 12) // scale**2 for scale in scales))
+    views = drawn[:, 0].bincount()
+    assert len(views) == 2 * len(scales)
+    for part in range(len(scales)):
+        share = views[2 * part : 2 * part + 2] * len(scales) / len(drawn)
+        assert share.tolist() == pytest.approx([0.6, 0.4], abs=0.02)
+    for image, count in enumerate(views.tolist()):
+        scale = scales[image // 2]
+        height, width = ((24, 36), (48, 12))[image % 2]
+        rows, columns = drawn[drawn[:, 0] == image, 1:].T
+        assert int(rows.min()) >= 0 and int(rows.max()) < height // scale
+        assert int(columns.min()) >= 0 and int(columns.max()) < width // scale
+        if count > height * width / scale**2:
+            assert len(drawn[drawn[:, 0] == image].unique(dim=0)) > 0.6 * height * width / scale**2
 
 
 def test_as_many_rays_as_pixels_are_all_pixels() -> None:
@@ -113,9 +136,10 @@ def test_processes_together_have_the_rows_of_one(sampled: Sampled, monkeypatch: 
     [
         ({"num_rays": 10}, "--sampling.num-rays: 10 rays give 40 rows, expected at least 100"),
         ({"num_rays": 500, "max_rows": 99}, "--sampling.max-rows: is 99, expected at least 100"),
+        ({"downscale_factor": (1, 17)}, "--sampling.downscale-factor: is 17, expected at most 16"),
     ],
 )
-def test_too_few_rows_are_refused(sampled: Sampled, settings: dict[str, int], expected: str) -> None:
+def test_too_few_rows_are_refused(sampled: Sampled, settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         sampled(needed=100, **settings)
 
