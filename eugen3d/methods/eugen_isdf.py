@@ -19,7 +19,7 @@ eugen_isdf = MethodSpecification(
         pipeline=SdfPipelineConfig(datamanager=DepthDataManagerConfig(), model=EUGenIsdfModelConfig()),
         optimizers={
             "fields": {
-                "optimizer": FieldOptimizerConfig(kind="adam", lr=1.3e-3, weight_decay=0.012),
+                "optimizer": FieldOptimizerConfig(kind="adam", lr=1.3e-3, betas=(0.9, 0.999), weight_decay=0.012),
                 "scheduler": None,
             },
         },

@@ -39,7 +39,7 @@ eugen_isdf_small = MethodSpecification(
         ),
         optimizers={
             "fields": {
-                "optimizer": FieldOptimizerConfig(kind="adam", lr=2.6e-3, weight_decay=0.012),
+                "optimizer": FieldOptimizerConfig(kind="adam", lr=2.6e-3, betas=(0.9, 0.999), weight_decay=0.012),
                 "scheduler": None,
             },
         },

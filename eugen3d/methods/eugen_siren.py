@@ -19,8 +19,8 @@ eugen_siren = MethodSpecification(
         pipeline=SirenPipelineConfig(datamanager=SignalDataManagerConfig(), model=EUGenSirenModelConfig()),
         optimizers={
             # three times the rate that SIREN was published with, 1e-4 times ω₀ = 30, since it falls along a cosine
-            "fields": {"optimizer": FieldOptimizerConfig(kind="adam", lr=1e-2), "scheduler": None},
-            "head": {"optimizer": FieldOptimizerConfig(kind="adam", lr=3e-4), "scheduler": None},
+            "fields": {"optimizer": FieldOptimizerConfig(kind="adam", lr=1e-2, betas=(0.9, 0.999)), "scheduler": None},
+            "head": {"optimizer": FieldOptimizerConfig(kind="adam", lr=3e-4, betas=(0.9, 0.999)), "scheduler": None},
         },
         viewer=ViewerConfig(quit_on_train_completion=True),
         vis="tensorboard",

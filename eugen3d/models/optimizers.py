@@ -23,6 +23,8 @@ class FieldOptimizerConfig(OptimizerConfig):
     """Learning rate; with Muon, Adam takes a tenth of it."""
     eps: float = 1e-8
     """Adam's denominator offset."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates of the means of gradients and of their squares."""
     momentum: float = 0.9
     """Muon's momentum."""
     weight_decay: float = 0.0
@@ -30,6 +32,7 @@ class FieldOptimizerConfig(OptimizerConfig):
 
     def setup(self, params: Iterable[Parameter]) -> torch.optim.Optimizer:
         """Build the optimizer for a list of parameters."""
+        adam = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
         if self.kind == "adam":
-            return torch.optim.AdamW(params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay)
-        return Muon(params, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, eps=self.eps)
+            return torch.optim.AdamW(params, **adam)
+        return Muon(params, momentum=self.momentum, **adam)

@@ -73,9 +73,10 @@ def test_the_kind_chooses_the_optimizer() -> None:
     def parameters() -> list[nn.Parameter]:
         return [nn.Parameter(torch.ones(4, 4))]
 
-    muon = FieldOptimizerConfig(lr=0.3, momentum=0.8, weight_decay=0.1).setup(parameters())
-    adam = FieldOptimizerConfig(kind="adam", lr=0.3, weight_decay=0.1).setup(parameters())
+    muon = FieldOptimizerConfig(lr=0.3, betas=(0.8, 0.95), momentum=0.8, weight_decay=0.1).setup(parameters())
+    adam = FieldOptimizerConfig(kind="adam", lr=0.3, betas=(0.8, 0.95), weight_decay=0.1).setup(parameters())
     assert isinstance(muon, Muon) and muon.defaults["momentum"] == 0.8
     assert isinstance(adam, torch.optim.AdamW)
     assert {each.defaults["lr"] for each in (muon, adam)} == {0.3}
+    assert {each.defaults["betas"] for each in (muon, adam)} == {(0.8, 0.95)}
     assert {each.defaults["weight_decay"] for each in (muon, adam)} == {0.1}
