@@ -10,10 +10,12 @@ import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.utils.eval_utils import eval_setup
 
 import eugen3d.cli.main
 from eugen3d.cli.runs import load_run, save_run
+from eugen3d.cli.teacher_rows import SamplingConfig, sample_rows
 from eugen3d.cli.teachers import teacher_of
 from eugen3d.fields import HashGridConfig
 from eugen3d.layers import LayerConfig, LowRankConfig
@@ -96,6 +98,24 @@ def test_distilled_runs_load_and_are_scored(
     run("score", "--load-config", teacher, student / "config.yml", *names, "--output", output, "--num-images", 1)
     first, second = json.loads(output.read_text())["runs"]
     assert second["num_parameters"] < first["num_parameters"] and first["psnr"] != second["psnr"] is not None
+
+
+def test_rows_are_of_four_sizes_of_pixels(make_zip_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_run(make_zip_run(appearance_dim=2), "cpu")
+    teacher, manager = teacher_of(loaded), loaded.pipeline.datamanager
+    assert isinstance(manager, VanillaDataManager)
+    seen: list[RayBundle] = []
+    samples = teacher.samples
+    monkeypatch.setattr(teacher, "samples", lambda rays: (seen.append(rays), samples(rays))[1])
+    for factors, expected in (((), [1, 4, 16, 64]), ((2,), [4])):
+        seen.clear()
+        sample_rows(manager, teacher, SamplingConfig(num_rays=64, downscale_factor=factors), 8, 0)
+        centre = manager.train_dataset.cameras.generate_rays(
+            0, torch.tensor([[8.0, 8.0]])
+        )  # its pixel's is the largest
+        areas = torch.cat([rays.pixel_area for rays in seen]) / centre.pixel_area
+        shares = areas.flatten().log2().div(2).ceil().exp2().square().unique(return_counts=True)
+        assert shares[0].tolist() == expected and shares[1].min() > 0.8 * shares[1].max()
 
 
 def test_layers_that_are_there_already_are_refused(
