@@ -31,10 +31,10 @@ eugen_zipnerf_small = MethodSpecification(
         ),
         optimizers={
             group: {
-                "optimizer": FieldOptimizerConfig(kind="adam", eps=1e-15),
+                "optimizer": FieldOptimizerConfig(kind="adam", lr=lr, eps=1e-15),
                 "scheduler": ExponentialDecayConfig(lr_final=3e-3, max_steps=2000, warmup_steps=100),
             }
-            for group in ("fields", "grids")
+            for group, lr in (("fields", 1e-2), ("grids", 2e-2))
         },
         viewer=ViewerConfig(num_rays_per_chunk=2048, quit_on_train_completion=True),
         vis="tensorboard",
