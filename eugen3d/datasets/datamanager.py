@@ -1,7 +1,6 @@
 """A datamanager that reads scenes of either layout, keeps alpha, and can draw the foreground's pixels more often."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from eugen3d.datasets.dataparser import SceneDataParserConfig, SceneError
 from eugen3d.datasets.reduced import reduce_image
+from eugen3d.datasets.stop import stop
 
 
 @dataclass
@@ -117,5 +117,4 @@ class SceneDataManager(VanillaDataManager[SceneDataset]):
                 )
             super().__init__(config, *args, **kwargs)
         except SceneError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2) from None
+            stop(str(error))

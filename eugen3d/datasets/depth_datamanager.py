@@ -1,7 +1,6 @@
 """A datamanager of depth frames: a recorded sequence played as a stream, or a folder that is being written to."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from eugen3d.datasets.depth_dataset import DepthDataset, RenderableConfig
 from eugen3d.datasets.depth_frame import DepthFrame
 from eugen3d.datasets.depth_sequence import DepthSequence, open_depth_sequence
 from eugen3d.datasets.depth_stream import FolderWatch
+from eugen3d.datasets.stop import stop
 
 T = TypeVar("T")
 
@@ -247,5 +247,4 @@ def _or_exit(get: Callable[[], T]) -> T:
     try:
         return get()
     except SceneError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
+        stop(str(error))

@@ -1,6 +1,5 @@
 """A datamanager of one signal: its points and what it is at them, as training asks for them."""
 
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.nn import Parameter
 from eugen3d.datasets.dataparser import SceneError
 from eugen3d.datasets.signals import SampledSignal, ShapeSignal, grid_coordinates, grid_points, open_signal
 from eugen3d.datasets.signals.differences import Supervision, targets_of
+from eugen3d.datasets.stop import stop
 
 POINTS_AROUND = 1 << 18
 """Points of the cube around a shape that the steps draw from."""
@@ -63,8 +63,7 @@ class SignalDataManagerConfig(DataManagerConfig):
             if self.supervision != "values" and not is_image:
                 raise SceneError(f"{self.data}: is no image, expected one with supervision by its {self.supervision}")
         except SceneError as error:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(2) from None
+            stop(str(error))
         return signal
 
 

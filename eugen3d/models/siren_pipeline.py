@@ -15,10 +15,11 @@ from torch.nn import Parameter
 
 from eugen3d.datasets.signal_datamanager import SignalDataManager, SignalDataManagerConfig
 from eugen3d.datasets.signals import ShapeFormat
+from eugen3d.datasets.stop import stop
 from eugen3d.models.siren import EUGenSirenModel, EUGenSirenModelConfig
 from eugen3d.models.siren_evaluation import SirenEvaluationConfig, evaluate, fitted_images
 from eugen3d.models.siren_losses import ShapeLossConfig, shape_losses, signal_losses
-from eugen3d.models.whole_checkpoints import WholeCheckpointTrainerConfig, load_weights, stop
+from eugen3d.models.whole_checkpoints import WholeCheckpointTrainerConfig, load_weights
 
 
 @dataclass

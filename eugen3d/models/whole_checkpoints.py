@@ -3,13 +3,14 @@ train on it refuses with one line."""
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from torch import nn
+
+from eugen3d.datasets.stop import stop
 
 SCRATCH = ".checkpoint"
 """The folder that checkpoints are written to, beside theirs: nerfstudio takes every file in theirs for a whole one."""
@@ -84,9 +85,3 @@ def load_weights(model: nn.Module, pipeline_state: Mapping[str, Any]) -> None:
 def refuse_checkpoint(found: str) -> NoReturn:
     """End the process because a checkpoint is not this model's."""
     stop(f"--load-dir: its checkpoint is of another model, expected this one's ({found})")
-
-
-def stop(message: str) -> NoReturn:
-    """End the process with one line and exit code 2, where nerfstudio would end it with a traceback."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(2) from None

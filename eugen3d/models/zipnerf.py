@@ -22,6 +22,7 @@ from nerfstudio.utils import colormaps
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from eugen3d.datasets.stop import stop
 from eugen3d.fields import HashGrid, HashGridConfig, ProposalField, ZipLayer, ZipNerfField, ZipNerfFieldConfig
 from eugen3d.fields.cones import NUM_POINTS, cone_gaussians, pixel_radius
 from eugen3d.fields.hash_grid import GridBackend
@@ -33,7 +34,6 @@ from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, Occup
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
 from eugen3d.models.skipping import Intervals, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.strict import StrictModel
-from eugen3d.models.whole_checkpoints import stop
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
 from eugen3d.runtime.tcnn_chain import TcnnUnavailable, load_tcnn
