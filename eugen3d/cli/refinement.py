@@ -119,9 +119,7 @@ class Photographs:
 
     def __init__(self, manager: VanillaDataManager, scales: Sequence[int], seed: int) -> None:
         self.manager, self.scales, self.seed = manager, scales, seed
-        cameras = manager.train_dataset.cameras
-        self.num_views = len(cameras)
-        self.generate = ReducedRayGenerator(cameras.to(manager.device), scales)
+        self.generate = ReducedRayGenerator(manager.train_dataset.cameras.to(manager.device), scales)
         self._images: dict[str, Any] = {}
         self._reduced: list[dict[str, Any]] = []
 
@@ -137,7 +135,7 @@ class Photographs:
             if count := ends[part + 1] - ends[part]:
                 sampler.set_num_rays_per_batch(count)
                 batches.append(sampler.sample(images))
-                batches[-1]["indices"][:, 0] += part * self.num_views
+                batches[-1]["indices"][:, 0] += part * self.generate.num_views
         batch = {name: torch.cat([each[name] for each in batches]) for name in batches[0]}
         return self.generate(batch["indices"]), batch
 

@@ -110,9 +110,8 @@ def test_rows_are_of_four_sizes_of_pixels(make_zip_run: Callable[..., Path], mon
     for factors, expected in (((), [1, 4, 16, 64]), ((2,), [4])):
         seen.clear()
         sample_rows(manager, teacher, SamplingConfig(num_rays=64, downscale_factor=factors), 8, 0)
-        centre = manager.train_dataset.cameras.generate_rays(
-            0, torch.tensor([[8.0, 8.0]])
-        )  # its pixel's is the largest
+        # the middle's pixel is the largest
+        centre = manager.train_dataset.cameras.generate_rays(0, torch.tensor([[8.0, 8.0]]))
         areas = torch.cat([rays.pixel_area for rays in seen]) / centre.pixel_area
         shares = areas.flatten().log2().div(2).ceil().exp2().square().unique(return_counts=True)
         assert shares[0].tolist() == expected and shares[1].min() > 0.8 * shares[1].max()
