@@ -8,6 +8,7 @@ import resource
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -20,6 +21,13 @@ from eugen3d.cli.files import write_whole
 
 INTERRUPTED = 130
 PATIENCE = 30.0  # seconds that an interrupted command has to keep what it has done
+
+# Ray's workers and what a script puts into the background ignore SIGINT, and so would a command that they start; reset
+# by a process of its own, as subprocess's preexec_fn is not safe where there are threads.
+_INTERRUPTIBLE = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])",
+)
 
 
 def carry_out(job: Job, stop: threading.Event | None = None) -> int:
@@ -47,7 +55,7 @@ def carry_out(job: Job, stop: threading.Event | None = None) -> int:
             log.write(f"$ {shlex.join(command)}\n".encode())
             # the lock goes with the command: it outlives a worker that is killed, and then nobody starts a second one
             process = subprocess.Popen(
-                command,
+                [*_INTERRUPTIBLE, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,15 @@ def test_a_training_without_a_known_end_is_over_when_it_says_so(make_job: MakeJo
     assert carry_out(job) == 0 and is_done(job)
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["heeded", "ignored"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How this process takes an interrupt: as any, or like one that a script started in the background."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_command_that_is_told_to_stop_ends_in_its_own_way(make_job: MakeJob) -> None:
     program = (
         "import pathlib, time\nlog = pathlib.Path('{product}.log'); log.parent.mkdir()\ntry:\n"
