@@ -1,8 +1,10 @@
 """`eugen3d bake`: a run with a grid of where its scene is, by which it renders faster."""
 
+import itertools
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from rich.console import Console
-from torch import Tensor
 
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
@@ -19,11 +20,11 @@ from eugen3d.cli.files import write_whole
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.runs import load_config, load_run, save_run
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
-from eugen3d.cli.views import choose_evenly, load_views
+from eugen3d.cli.views import Views, choose_evenly, load_views
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.distilled import settings_of
 from eugen3d.models.nerf import EUGenNerfModelConfig
-from eugen3d.models.occupancy import OccupancyConfig, OccupancyGrid
+from eugen3d.models.occupancy import Cells, OccupancyConfig, OccupancyGrid
 from eugen3d.models.zipnerf import EUGenZipNerfModelConfig
 
 TRIES = ((0.1, 0), (0.01, 0), (0.1, 1), (0.01, 1), (0.001, 1), (0.0001, 1))
@@ -31,6 +32,9 @@ TRIES = ((0.1, 0), (0.01, 0), (0.1, 1), (0.01, 1), (0.001, 1), (0.0001, 1))
 skip most first. The first is taken that loses no more than half of the bound beside the last one."""
 SHARES = (1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1, 3 / 2, 2)
 """How many samples of a ray are tried with it, in shares of those without; the first within the bound is taken."""
+SPREADS = (0.2, 0.05)
+"""Which part of them is tried to be spread evenly over what is occupied: little, where a grid is true to its field."""
+CONSOLE = Console(highlight=False)
 TIMED_TURNS = 3  # how often a view is rendered with and without skipping
 
 
@@ -67,43 +71,68 @@ class Bake:
         _refuse_others(self.load_config, load_config(self.load_config))
         run = load_run(self.load_config, self.device, "inference")
         views = load_views(run, "train", self.downscale_factor)
-        teacher: NerfTeacher = teacher_of(run)
-        model: Any = run.pipeline.model
         if not 1 <= self.num_views <= len(views.files):
             raise UsageError(f"--num-views {self.num_views}: expected 1 to {len(views.files)}, the training views")
         chosen = choose_evenly(len(views.files), self.num_views)
-        cameras = [views.camera(index).to(model.device) for index in chosen]
-        targets = [teacher.blend(views.reference(index)) for index in chosen]
+        trial = Trial(teacher_of(run), views, chosen)
+        result = self._choose(trial, self._look_up_cells(trial.model)) | trial.times()
+        settings_of(run.config.pipeline.model).occupancy = trial.model.config.occupancy
+        result |= {
+            "views": [views.files[index] for index in chosen],
+            "downscale_factor": self.downscale_factor,
+            "device": device_name(trial.model.device),
+            "versions": versions(trial.model.device),
+            "date": now(),
+        }
+        state = {f"_model.{key}": value for key, value in trial.model.state_dict().items()}
+        save_run(run.config, state, run.step, self.output_dir)
+        write_whole(self.output_dir / "bake.json", json.dumps(result, indent=2) + "\n")
+        CONSOLE.print(
+            f"{result['speedup']:.2f} times as fast as without skipping, at {result['psnr_drop']:+.3f} dB lost"
+        )
+        CONSOLE.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
+
+    def _look_up_cells(self, model: Any) -> Cells:
+        """Give a model a grid, and look up what it is to hold."""
+        model.config.occupancy = OccupancyConfig(self.resolution)
+        model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
+        generator = torch.Generator(model.device).manual_seed(self.seed)
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
-            model.config.occupancy = OccupancyConfig(self.resolution)
-            model.occupancy = grid = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
-            generator = torch.Generator(model.device).manual_seed(self.seed)
             cells = model.look_up_cells(generator, lambda share: bar.advance(task, share))
         if not cells.alpha.any():
             raise UsageError(f"{self.load_config}: its field is empty, expected a run that was trained")
-        dense = _psnr(teacher, cameras, targets, skipping=False)
+        return cells
 
-        def render(num_samples: int) -> float:
-            model.config.occupancy = OccupancyConfig(self.resolution, num_samples)
-            return _psnr(teacher, cameras, targets, skipping=True)
+    def _choose(self, trial: "Trial", cells: Cells) -> dict[str, Any]:
+        """Leave the model with the grid that skips most and the fewest samples that are within the bound.
 
-        console, own_count = Console(highlight=False), max(teacher.samples_per_ray.values())
+        Returns:
+            What was chosen, and what it loses.
+        """
+        grid: OccupancyGrid = trial.model.occupancy
+        own_count = max(trial.teacher.samples_per_ray.values())
+
+        def psnr(num_samples: int, spread: float) -> float:
+            trial.model.config.occupancy = OccupancyConfig(self.resolution, num_samples, spread=spread)
+            return trial.psnr(skipping=True)
+
+        dense = trial.psnr(skipping=False)
         grid.occupy(cells, *TRIES[-1])
-        full = render(own_count)
+        full = psnr(own_count, SPREADS[0])
         for threshold, dilation in TRIES:
             occupied = grid.occupy(cells, threshold, dilation)
-            drop = full - render(own_count)
-            console.print(
+            drop = full - psnr(own_count, SPREADS[0])
+            CONSOLE.print(
                 f"threshold {threshold:g}, dilated by {dilation}: {occupied:.1%} occupied, {drop:+.3f} dB lost by that"
             )
             if drop <= self.max_psnr_drop / 2:
                 break
         drops: list[float] = []
-        for share in SHARES:
+        for share, spread in itertools.product(SHARES, SPREADS):
             num_samples = math.ceil(share * own_count)
-            drops.append(dense - render(num_samples))
-            console.print(f"{num_samples} samples a ray: {drops[-1]:+.3f} dB lost")
+            drops.append(dense - psnr(num_samples, spread))
+            CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drops[-1]:+.3f} dB lost")
             if drops[-1] <= self.max_psnr_drop:
                 break
         else:
@@ -111,27 +140,16 @@ class Bake:
                 f"--max-psnr-drop {self.max_psnr_drop}: the best number of samples loses {min(drops):.3f} dB; "
                 "expected a larger bound or --resolution"
             )
-        settings_of(run.config.pipeline.model).occupancy = model.config.occupancy
-        result = {
+        return {
             "resolution": self.resolution,
             "threshold": threshold,
             "dilation": dilation,
             "occupied": occupied,
             "num_samples": num_samples,
+            "spread": spread,
             "psnr_dense": dense,
             "psnr_drop": drops[-1],
-            **_times(teacher, cameras),
-            "views": [views.files[index] for index in chosen],
-            "downscale_factor": self.downscale_factor,
-            "device": device_name(model.device),
-            "versions": versions(model.device),
-            "date": now(),
         }
-        state = {f"_model.{key}": value for key, value in model.state_dict().items()}
-        save_run(run.config, state, run.step, self.output_dir)
-        write_whole(self.output_dir / "bake.json", json.dumps(result, indent=2) + "\n")
-        console.print(f"{result['speedup']:.2f} times as fast as without skipping, at {drops[-1]:+.3f} dB lost")
-        console.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
     def _check(self) -> None:
         """Refuse settings that cannot be used, before anything is loaded."""
@@ -151,29 +169,39 @@ def _refuse_others(path: Path, config: TrainerConfig) -> None:
         raise UsageError(f"{path}: method {config.method_name!r} has no grid of what is occupied, expected {expected}")
 
 
-def _psnr(teacher: NerfTeacher, cameras: list[Cameras], targets: list[Tensor], skipping: bool) -> float:
-    """The mean PSNR of views in dB."""
-    teacher.set_skipping(skipping)
-    pictures = [teacher.render(camera) for camera in cameras]
-    pairs = zip(pictures, targets, strict=True)
-    return statistics.fmean(image_metrics(picture, target.to(picture.device))["psnr"] for picture, target in pairs)
+class Trial:
+    """Views on which it is tried what rendering by a grid loses, and how fast it is.
 
+    Args:
+        teacher: of a model with a grid.
+        chosen: the numbers of the views.
+    """
 
-def _times(teacher: NerfTeacher, cameras: list[Cameras]) -> dict[str, float]:
-    """Median seconds of views without and with skipping, rendered in turn, and the median of their ratios."""
-    turns = [
-        [_seconds(teacher, camera, skipping) for skipping in (False, True)]
-        for camera in cameras
-        for _ in range(TIMED_TURNS)
-    ]
-    dense, skipped = (statistics.median(column) for column in zip(*turns, strict=True))
-    return {
-        "seconds_dense": dense,
-        "seconds_skipped": skipped,
-        "speedup": statistics.median(own / other for own, other in turns),
-    }
+    def __init__(self, teacher: NerfTeacher, views: Views, chosen: Sequence[int]) -> None:
+        self.teacher, self.model = teacher, teacher.model
+        self._cameras = [views.camera(index).to(self.model.device) for index in chosen]
+        self._targets = [teacher.blend(views.reference(index)).to(self.model.device) for index in chosen]
 
+    def psnr(self, skipping: bool) -> float:
+        """Their mean PSNR in dB."""
+        self.teacher.set_skipping(skipping)
+        pairs = zip(self._cameras, self._targets, strict=True)
+        return statistics.fmean(image_metrics(self.teacher.render(camera), target)["psnr"] for camera, target in pairs)
 
-def _seconds(teacher: NerfTeacher, camera: Cameras, skipping: bool) -> float:
-    teacher.set_skipping(skipping)
-    return teacher.timed_render(camera)[1]
+    def times(self) -> dict[str, float]:
+        """Median seconds of views without and with skipping, rendered in turn, and the median of their ratios."""
+        turns = [
+            [self._seconds(camera, skipping) for skipping in (False, True)]
+            for camera in self._cameras
+            for _ in range(TIMED_TURNS)
+        ]
+        dense, skipped = (statistics.median(column) for column in zip(*turns, strict=True))
+        return {
+            "seconds_dense": dense,
+            "seconds_skipped": skipped,
+            "speedup": statistics.median(own / other for own, other in turns),
+        }
+
+    def _seconds(self, camera: Cameras, skipping: bool) -> float:
+        self.teacher.set_skipping(skipping)
+        return self.teacher.timed_render(camera)[1]

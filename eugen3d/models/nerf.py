@@ -210,7 +210,7 @@ class EUGenNerfModel(StrictModel):
     def _render_by_grid(self, rays: RayBundle, grid: OccupancyGrid) -> dict[str, Tensor]:
         config = self.config
         count = config.occupancy.num_samples or config.num_coarse_samples + config.num_importance_samples
-        samples, live = samples_by_grid(grid, rays, self.sampler_uniform, count)
+        samples, live = samples_by_grid(grid, rays, self.sampler_uniform, count, config.occupancy.spread)
         frustums, field = samples.frustums, self._folded_field("fine")
         middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
 

@@ -53,6 +53,8 @@ class OccupancyConfig:
     """Samples of a ray that rendering places by the grid; 0: as many as the field that renders has without."""
     skipping: bool = True
     """Whether rendering asks the grid, if there is one, and skips what it says is empty."""
+    spread: float = 0.2
+    """Share of a ray's light that is added to the weights that place its samples, evenly over its occupied parts."""
     min_transmittance: float = 2e-3
     """Rays are not followed further where less of their light is left; by default half a step of 8 bits."""
 
@@ -60,6 +62,8 @@ class OccupancyConfig:
         for name, value in (("resolution", self.resolution), ("num_samples", self.num_samples)):
             if value < 0:
                 raise ValueError(f"occupancy.{name} is {value}, expected 0 or more")
+        if not 0 <= self.spread < math.inf:
+            raise ValueError(f"occupancy.spread is {self.spread}, expected 0 or more")
         if not 0 <= self.min_transmittance < 1:
             raise ValueError(f"occupancy.min_transmittance is {self.min_transmittance}, expected 0 to under 1")
 

@@ -17,8 +17,6 @@ Intervals = tuple[Tensor, Tensor]
 
 NUM_PARTS = 192
 """Of a ray, that are looked up in a grid, each at its middle."""
-SPREAD = 0.2
-"""Share of a ray's light that is added to the weights for sampling, evenly over its occupied parts."""
 SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
@@ -27,7 +25,7 @@ _SAMPLER = PDFSampler(include_original=False, histogram_padding=1e-5).eval()
 
 
 def samples_by_grid(
-    grid: OccupancyGrid, rays: RayBundle, sampler: SpacedSampler, count: int
+    grid: OccupancyGrid, rays: RayBundle, sampler: SpacedSampler, count: int, spread: float
 ) -> tuple[RaySamples, Bool[Tensor, "n count"]]:
     """Samples of n rays by what a grid says of their parts, and which of the samples may have density.
 
@@ -37,6 +35,7 @@ def samples_by_grid(
     Args:
         sampler: makes the parts, of equal length in its spacing, and not jittered.
         count: samples of each ray.
+        spread: of the configuration.
     """
     parts = sampler(rays, NUM_PARTS)
     middles = (parts.frustums.starts + parts.frustums.ends) / 2
@@ -45,8 +44,8 @@ def samples_by_grid(
     occupied_before = F.pad(is_occupied.cumsum(dim=1, dtype=torch.int32), (1, 0))
     larger = F.pad(parts.get_weights(density[..., None])[..., 0], (1, 1))
     larger = torch.maximum(larger[:, 1:], larger[:, :-1])
-    spread = SPREAD / occupied_before[:, -1:].clamp(min=1)
-    weights = (larger[:, 1:] + larger[:, :-1]) / 2 + spread * is_occupied
+    even = is_occupied * (spread / occupied_before[:, -1:].clamp(min=1))
+    weights = (larger[:, 1:] + larger[:, :-1]) / 2 + even
     samples = _SAMPLER(rays, parts, weights[..., None], count)
     assert samples.spacing_starts is not None and samples.spacing_ends is not None
     first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)

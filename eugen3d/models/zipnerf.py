@@ -302,7 +302,7 @@ class EUGenZipNerfModel(StrictModel):
     def _march_by_grid(self, ray_bundle: RayBundle, grid: OccupancyGrid) -> Level:
         config = self.config.occupancy
         count = config.num_samples or self.config.num_samples[-1]
-        samples, live = samples_by_grid(grid, ray_bundle, self.sampler_first, count)
+        samples, live = samples_by_grid(grid, ray_bundle, self.sampler_first, count, config.spread)
         if self.config.background_color == "last_sample":
             live[:, -1] = True
         head = self._evaluation()

@@ -21,6 +21,7 @@ KEYS = [  # in this order
     "dilation",
     "occupied",
     "num_samples",
+    "spread",
     "psnr_dense",
     "psnr_drop",
     "seconds_dense",
@@ -58,6 +59,8 @@ def test_it_writes_a_run_with_a_grid(make_run: MakeRun, tmp_path: Path) -> None:
     run, plain = load_run(tmp_path / "baked" / "config.yml", "cpu"), load_run(config, "cpu")
     model: Any = run.pipeline.model
     assert run.step == plain.step and model.config.occupancy.resolution == 8 and model.config.occupancy.skipping
+    found = model.config.occupancy
+    assert (found.num_samples, found.spread) == (result["num_samples"], result["spread"])
     assert model.occupancy.cells().any() and not model.occupancy.cells().all()
     for key, value in plain.pipeline.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[key])

@@ -208,11 +208,12 @@ def test_rays_are_followed_until_they_are_opaque() -> None:
     assert not none.any()
 
 
-def test_samples_are_where_the_weights_are() -> None:
+@pytest.mark.parametrize(("spread", "least"), [(0.2, 12), (0.05, 16)])
+def test_samples_are_where_the_weights_are(spread: float, least: int) -> None:
     grid, rays = OccupancyGrid(64), rays_at_the_ball(50)
     grid.occupy(grid.look_up_cells(lambda x, side: ball(x), longest=10.0), 0.01, dilation=0)
     rays.nears, rays.fars = torch.full((50, 1), 1.0), torch.full((50, 1), 5.0)
-    samples, live = samples_by_grid(grid, rays, UniformSampler(1).eval(), 20)
+    samples, live = samples_by_grid(grid, rays, UniformSampler(1).eval(), 20, spread)
     starts, ends = samples.frustums.starts[..., 0], samples.frustums.ends[..., 0]
     assert samples.shape == live.shape == (50, 20) and (ends >= starts).all()
     middles = 1 + (torch.arange(NUM_PARTS) + 0.5) * 4 / NUM_PARTS
@@ -226,7 +227,7 @@ def test_samples_are_where_the_weights_are() -> None:
     for ray in hits:  # what is opaque is sampled in front, and little behind
         first = middles[occupied[ray]][0]
         count = int(((starts[ray] > first - 0.1) & (ends[ray] < first + 0.3)).sum())
-        assert count >= 12
+        assert count >= least
 
 
 @pytest.mark.parametrize("make", [nerf_of_a_ball, zipnerf_of_a_ball])
