@@ -151,7 +151,9 @@ class EUGenZipNerfModel(StrictModel):
         grids = map(config.proposal_grid, config.proposal_resolutions)
         self.proposals = nn.ModuleList(ProposalField(grid, config.contraction_radius) for grid in grids)
         self.field = ZipNerfField(config.field_config(), config.contraction_radius)
-        self.appearance = Embedding(self.num_train_data, config.appearance_dim) if config.appearance_dim else None
+        sizes = set(self.kwargs.get("metadata", {}).get("reductions", (1,)))
+        self._num_photographs = self.num_train_data // len(sizes)  # the same ones at every size
+        self.appearance = Embedding(self._num_photographs, config.appearance_dim) if config.appearance_dim else None
         self.sampler_first = SpacedSampler(spacing, inverse_spacing, single_jitter=True)
         self.sampler_pdf = PDFSampler(include_original=False, single_jitter=True)
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
@@ -343,7 +345,8 @@ class EUGenZipNerfModel(StrictModel):
             return features, directions
         if self.training:
             assert samples.camera_indices is not None
-            own = self.appearance(samples.camera_indices[..., 0].expand(samples.shape)).flatten(0, 1)
+            photographs = samples.camera_indices[..., 0] % self._num_photographs
+            own = self.appearance(photographs.expand(samples.shape)).flatten(0, 1)
         else:
             own = self.appearance.mean(dim=0).expand(len(features), -1)
         return features, directions, own

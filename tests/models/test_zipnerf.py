@@ -182,6 +182,21 @@ def test_appearance_is_a_photographs_own_in_training_and_the_mean_in_rendering(b
     assert not torch.allclose(*colors, atol=1e-3)
 
 
+def test_a_photograph_has_one_appearance_at_all_sizes(blender_scene: Path) -> None:
+    pipeline = make_pipeline(blender_scene, appearance_dim=2, scales=(1, 2))
+    model, rays = model_of(pipeline).train(), some_rays(pipeline, 5)
+    count = model.num_train_data // 2
+    assert model.appearance is not None and len(model.appearance.embedding.weight) == count
+    colors = []
+    for index in (1, 1 + count, 0):
+        torch.manual_seed(0)
+        rays.camera_indices = torch.full((5, 1), index)
+        with torch.no_grad():
+            model.appearance.embedding.weight[0] = 5
+            colors.append(model(copy.deepcopy(rays))["rgb"])
+    assert torch.equal(colors[0], colors[1]) and not torch.equal(colors[0], colors[2])
+
+
 def test_proposals_are_followed_little_by_little(blender_scene: Path) -> None:
     pipeline = make_pipeline(blender_scene)
     model = model_of(pipeline)
