@@ -309,7 +309,12 @@ def test_training_skips_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"resolution": -2}, "-2"), ({"num_samples": -1}, "-1"), ({"min_transmittance": 1.0}, "1.0")],
+    [
+        ({"resolution": -2}, "-2"),
+        ({"num_samples": -1}, "-1"),
+        ({"min_transmittance": 1.0}, "1.0"),
+        ({"spread": -0.5}, "-0.5"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"occupancy\.\w+ is {message}, expected"):
