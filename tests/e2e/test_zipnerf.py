@@ -34,4 +34,4 @@ def test_training_on_several_scales(run: Callable[..., str], tmp_path: Path) -> 
     assert all(value.isfinite().all() for value in state.values())
     tables = [value for name, value in state.items() if name.endswith("grid.table")]
     assert len(tables) == 3 and all(table.abs().max() > 1.5 * INIT for table in tables), "they were trained"
-    assert state["_model.appearance.embedding.weight"].shape == (2 * 80, 2), "every view at two scales"
+    assert state["_model.appearance.embedding.weight"].shape == (80, 2), "a photograph's at both scales"
