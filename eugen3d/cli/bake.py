@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.model_components.ray_generators import RayGenerator
 from rich.console import Console
 
 from eugen3d.cli.conditions import device_name, now, versions
@@ -34,6 +36,8 @@ SHARES = (1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1, 3 / 2, 2)
 """How many samples of a ray are tried with it, in shares of those without; the first within the bound is taken."""
 SPREADS = (0.2, 0.05)
 """Which part of them is tried to be spread evenly over what is occupied: little, where a grid is true to its field."""
+NUM_RAYS, CHUNK_RAYS = 1 << 18, 1 << 11
+"""How many rays of the training views a grid is baked from at most, and how many at once."""
 CONSOLE = Console(highlight=False)
 TIMED_TURNS = 3  # how often a view is rendered with and without skipping
 
@@ -75,7 +79,7 @@ class Bake:
             raise UsageError(f"--num-views {self.num_views}: expected 1 to {len(views.files)}, the training views")
         chosen = choose_evenly(len(views.files), self.num_views)
         trial = Trial(teacher_of(run), views, chosen)
-        result = self._choose(trial, self._look_up_cells(trial.model)) | trial.times()
+        result = self._choose(trial, self._look_up_cells(trial.model, views)) | trial.times()
         settings_of(run.config.pipeline.model).occupancy = trial.model.config.occupancy
         result |= {
             "views": [views.files[index] for index in chosen],
@@ -92,20 +96,25 @@ class Bake:
         )
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
-    def _look_up_cells(self, model: Any) -> Cells:
-        """Give a model a grid, and look up what it is to hold."""
+    def _look_up_cells(self, model: Any, views: Views) -> dict[str, Cells]:
+        """Give a model a grid, and look up what it may hold, by several means."""
         model.config.occupancy = OccupancyConfig(self.resolution)
         model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
         generator = torch.Generator(model.device).manual_seed(self.seed)
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
-            cells = model.look_up_cells(generator, lambda share: bar.advance(task, share))
-        if not cells.alpha.any():
+            rays = random_rays(views.dataset.cameras.to(model.device), generator)
+            chunks = [rays[at : at + CHUNK_RAYS] for at in range(0, len(rays), CHUNK_RAYS)]
+            cells = model.look_up_cells(chunks, generator, lambda share: bar.advance(task, share))
+        if not any(each.alpha.any() for each in cells.values()):
             raise UsageError(f"{self.load_config}: its field is empty, expected a run that was trained")
         return cells
 
-    def _choose(self, trial: "Trial", cells: Cells) -> dict[str, Any]:
+    def _choose(self, trial: "Trial", candidates: dict[str, Cells]) -> dict[str, Any]:
         """Leave the model with the grid that skips most and the fewest samples that are within the bound.
+
+        Args:
+            candidates: what it may hold; what renders best is taken.
 
         Returns:
             What was chosen, and what it loses.
@@ -118,8 +127,13 @@ class Bake:
             return trial.psnr(skipping=True)
 
         dense = trial.psnr(skipping=False)
-        grid.occupy(cells, *TRIES[-1])
-        full = psnr(own_count, SPREADS[0])
+        careful: dict[str, float] = {}
+        for name, cells in candidates.items():
+            grid.occupy(cells, *TRIES[-1])
+            careful[name] = psnr(own_count, SPREADS[0])
+            CONSOLE.print(f"densities of {name}: {dense - careful[name]:+.3f} dB lost by {own_count} samples a ray")
+        source = max(careful, key=careful.__getitem__)
+        full, cells = careful[source], candidates[source]
         for threshold, dilation in TRIES:
             occupied = grid.occupy(cells, threshold, dilation)
             drop = full - psnr(own_count, SPREADS[0])
@@ -142,6 +156,7 @@ class Bake:
             )
         return {
             "resolution": self.resolution,
+            "densities": source,
             "threshold": threshold,
             "dilation": dilation,
             "occupied": occupied,
@@ -167,6 +182,16 @@ def _refuse_others(path: Path, config: TrainerConfig) -> None:
     if not isinstance(settings_of(config.pipeline.model), EUGenNerfModelConfig | EUGenZipNerfModelConfig):
         expected = "eugen-nerf, eugen-zipnerf or a student of theirs"
         raise UsageError(f"{path}: method {config.method_name!r} has no grid of what is occupied, expected {expected}")
+
+
+def random_rays(cameras: Cameras, generator: torch.Generator) -> RayBundle:
+    """Through pixels of cameras, NUM_RAYS at most, as many as there are pixels where these are fewer."""
+    pixels = (cameras.height * cameras.width)[:, 0]
+    count = min(NUM_RAYS, int(pixels.sum()))
+    view, row, column = torch.rand(3, count, generator=generator, device=cameras.device, dtype=torch.float64)
+    view = (view * len(cameras)).long()
+    row, column = (row * cameras.height[view, 0]).long(), (column * cameras.width[view, 0]).long()
+    return RayGenerator(cameras)(torch.stack([view, row, column], dim=-1))
 
 
 class Trial:

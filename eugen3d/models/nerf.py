@@ -5,7 +5,7 @@ Training evaluates the fields merged, on their own parameters; rendering evaluat
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -186,8 +186,10 @@ class EUGenNerfModel(StrictModel):
         return image_metrics(outputs["rgb"], target), images
 
     @torch.no_grad()
-    def look_up_cells(self, generator: torch.Generator, advance: Callable[[float], object]) -> Cells:
-        """What the grid is baked from: the density of the fine field, which alone renders."""
+    def look_up_cells(
+        self, rays: Sequence[RayBundle], generator: torch.Generator, advance: Callable[[float], object]
+    ) -> dict[str, Cells]:
+        """What the grid is baked from: the density of the fine field, which alone renders, at points of all cells."""
         assert self.occupancy is not None
         field = self._folded_field("fine")
         direction = torch.tensor([0.0, 0.0, 1.0], device=self.device)
@@ -196,7 +198,8 @@ class EUGenNerfModel(StrictModel):
         def density(points: Tensor, _: Tensor) -> Tensor:
             return field(points, direction.expand_as(points))[0]
 
-        return self.occupancy.look_up_cells(density, self.config.far_plane, within, CELL_DRAWS, generator, advance)
+        far = self.config.far_plane
+        return {"cells": self.occupancy.look_up_cells(density, far, within, CELL_DRAWS, generator, advance)}
 
     def _composite(self, samples: RaySamples, rgb: Tensor, weights: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eugen3d.fields.contraction import contract, to_unit_cube, uncontract
@@ -25,6 +25,8 @@ GROWTH = (MOST / LEAST) ** (1 / 254)
 REACH = 0.5
 """How far around a cell the points may lie at which density is looked up for it, in its sides: what is missed in a cell
 by chance is found from its neighbours."""
+SEEN = 0.01
+"""How many rays' light has to have come to a cell for it to be known from that."""
 TRACE, NEAR = 1e-5, 2
 """A share of a ray's light that is something, and how many cells away is near."""
 CHUNK_CELLS = 1 << 15
@@ -99,10 +101,18 @@ class OccupancyGrid(nn.Module):
 
     def density(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
         """That of the cells that points, in scene units, lie in, per scene unit; 0 where they are empty alone."""
+        return self.densities[self.codes[self.numbers(points)].int()]
+
+    def numbers(self, points: Float[Tensor, "*batch 3"]) -> Int[Tensor, "*batch"]:
+        """Those of the cells that points, in scene units, lie in."""
         z = contract(points / self.radius)
         i, j, k = to_unit_cube(z, z[..., 0])[0].mul_(self.resolution).int().clamp_(max=self.resolution - 1).unbind(-1)
-        index = (i * self.resolution + j) * self.resolution + k
-        return self.densities[self.codes[index].int()]
+        return (i * self.resolution + j) * self.resolution + k
+
+    def sides(self, points: Float[Tensor, "*batch 3"], longest: float = math.inf) -> Float[Tensor, "*batch"]:
+        """How long cells are radially, where contraction makes them longest, at points; all in scene units."""
+        squared = (points / self.radius).square().sum(dim=-1)
+        return (4 / self.resolution * self.radius * squared.clamp(min=1.0)).clamp(max=longest)
 
     def cells(self) -> Bool[Tensor, "r r r"]:
         """Which cells are occupied."""
@@ -138,9 +148,9 @@ class OccupancyGrid(nn.Module):
             for part in chosen.split(CHUNK_CELLS):
                 corner = [part // self.resolution**2, part // self.resolution % self.resolution, part % self.resolution]
                 x = uncontract((torch.stack(corner, dim=-1) + at(len(part))) * (4 / self.resolution) - 2)
-                side = 4 / self.resolution * self.radius * x.square().sum(dim=-1).clamp(min=1.0)
-                side = side.clamp(max=longest)
-                alpha = 1 - torch.exp(-density(x * self.radius, side) * side)
+                x *= self.radius
+                side = self.sides(x, longest)
+                alpha = 1 - torch.exp(-density(x, side) * side)
                 alphas[part] = torch.maximum(alphas[part], alpha)
                 lost[part] += alpha
                 ways[part] += side
@@ -190,3 +200,38 @@ class OccupancyGrid(nn.Module):
         squared = middles.square()
         distance = (squared[:, None, None] + squared[:, None] + squared).sqrt()
         return (distance <= norm + math.sqrt(3) * 2 / self.resolution).view(-1).nonzero()[:, 0]
+
+
+class Sights:
+    """What rays met in the cells of a grid, each with the weight of its light that comes there.
+
+    Args:
+        longest: the way that a ray goes in all.
+    """
+
+    def __init__(self, grid: OccupancyGrid, longest: float) -> None:
+        self._grid, self._longest = grid, longest
+        self._light, self._lost, self._alpha, self._ways = torch.zeros(4, grid.resolution**3, device=grid.codes.device)
+
+    def add(
+        self, points: Float[Tensor, "n s 3"], density: Float[Tensor, "n s"], transmittance: Float[Tensor, "n s"]
+    ) -> None:
+        """What rays meet at points: density per scene unit, and the share of their light that comes so far."""
+        cells, light = self._grid.numbers(points).view(-1).long(), transmittance.reshape(-1)
+        side = self._grid.sides(points, self._longest).view(-1)
+        lost = light * (1 - torch.exp(-density.reshape(-1) * side))
+        self._light.index_add_(0, cells, light)
+        self._lost.index_add_(0, cells, lost)
+        self._ways.index_add_(0, cells, light * side)
+        self._alpha.scatter_reduce_(0, cells, lost, "amax")
+
+    def cells(self, unseen: Cells) -> Cells:
+        """What they met, on their way through a whole cell; of cells that no light came to, what is given."""
+        seen = self._light > SEEN
+        light, ways = self._light.clamp(min=SEEN), self._ways.clamp(min=1e-12)
+        density = -torch.log1p(-(self._lost / light).clamp(max=1 - 1e-6)) * light / ways
+        shape = unseen.alpha.shape
+        return Cells(
+            torch.where(seen.view(shape), self._alpha.view(shape), unseen.alpha),
+            torch.where(seen.view(shape), density.view(shape), unseen.density),
+        )

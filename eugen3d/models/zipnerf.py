@@ -5,7 +5,7 @@ axis alone, so that pictures of any size are free of aliasing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +30,9 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
-from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid, Sights
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
-from eugen3d.models.skipping import Intervals, evaluate_front_to_back, samples_by_grid
+from eugen3d.models.skipping import NUM_PARTS, Intervals, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.strict import StrictModel
 from eugen3d.models.zipnerf_losses import charbonnier_loss, hash_decay, interlevel_loss
 from eugen3d.runtime import Backend
@@ -278,18 +278,44 @@ class EUGenZipNerfModel(StrictModel):
         return tuple(x.view(*shape, -1) for x in inputs), weights, samples.deltas[..., 0]
 
     @torch.no_grad()
-    def look_up_cells(self, generator: torch.Generator, advance: Callable[[float], object]) -> Cells:
-        """What the grid is baked from: the last proposal's density, as of a Gaussian in the middle of each cell.
+    def look_up_cells(
+        self, rays: Sequence[RayBundle], generator: torch.Generator, advance: Callable[[float], object]
+    ) -> dict[str, Cells]:
+        """What the grid can be baked from: the last proposal's density, which says where the field that renders is
+        evaluated, in training, too.
 
-        It is that which says where along rays the field that renders is evaluated, in training, too.
+        It depends on how wide the Gaussians are that it is asked for: `cells` has it as of one in the middle of each
+        cell, `rays` as some rays see it, where they come.
         """
         assert self.occupancy is not None
-        proposal = self.proposals[-1]
+        proposal, far = self.proposals[-1], self.config.far_plane
 
         def density(points: Tensor, sides: Tensor) -> Tensor:
             return proposal(points[:, None], sides[:, None] * CELL_WIDTH)
 
-        return self.occupancy.look_up_cells(density, self.config.far_plane, generator=generator, advance=advance)
+        cells = self.occupancy.look_up_cells(
+            density, far, generator=generator, advance=lambda share: advance(share / 2)
+        )
+        sights = Sights(self.occupancy, far)
+        for bundle in rays:
+            sights.add(*self._sights(bundle))
+            advance(0.5 / len(rays))
+        return {"cells": cells, "rays": sights.cells(cells)}
+
+    def _sights(self, rays: RayBundle) -> tuple[Tensor, Tensor, Tensor]:
+        """Middles of n rays' parts (n, parts, 3), the last proposal's density there, and how much light comes there."""
+        if self.collider is not None:
+            rays = self.collider(rays)
+        samples = self._propose(rays)[0][-1].samples
+        density = self.proposals[-1](*self._gaussians(samples)).view(samples.shape)
+        parts = self.sampler_first(rays, NUM_PARTS)
+        assert samples.spacing_ends is not None and parts.deltas is not None
+        ends = samples.spacing_ends[..., 0].contiguous()
+        middles = (torch.arange(NUM_PARTS, device=ends.device) + 0.5) / NUM_PARTS
+        interval = torch.searchsorted(ends, middles.expand(len(ends), -1).contiguous())
+        density = density.gather(1, interval.clamp(max=ends.shape[1] - 1))
+        depth = F.pad((density * parts.deltas[..., 0]).cumsum(dim=1), (1, -1))  # optical
+        return parts.frustums.get_positions(), density, torch.exp(-depth)
 
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
         """The proposals, and the field that renders; by a grid of what is occupied that field alone."""

@@ -17,6 +17,7 @@ from eugen3d.models.distilled import DistilledModelConfig
 MakeRun = Callable[..., Path]
 KEYS = [  # in this order
     "resolution",
+    "densities",
     "threshold",
     "dilation",
     "occupied",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eugen3d.fields import HashGridConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
-from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid, Sights
 from eugen3d.models.skipping import NUM_PARTS, SLAB, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
 
@@ -97,7 +97,10 @@ def zipnerf_of_a_ball(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[
 
 
 def bake(model: Any, threshold: float = 0.01) -> float:
-    return model.occupancy.occupy(model.look_up_cells(torch.Generator().manual_seed(0), lambda share: None), threshold)
+    shares: list[float] = []
+    cells = model.look_up_cells([rays_at_the_ball()], torch.Generator().manual_seed(0), shares.append)
+    assert sum(shares) == pytest.approx(1.0)
+    return model.occupancy.occupy(list(cells.values())[-1], threshold)
 
 
 def rays_at_the_ball(count: int = 200) -> RayBundle:
@@ -182,6 +185,43 @@ def test_what_is_out_of_reach_is_not_looked_up() -> None:
     alphas = grid.look_up_cells(density, longest=10.0, within=1.0).alpha
     assert 1.0 < max(seen) < 3.0
     assert alphas[8, 8, 8] == pytest.approx(1 - math.exp(-0.25)) and alphas[0, 0, 0] == 0
+
+
+def test_what_rays_met_is_weighed_by_the_light_that_comes_there() -> None:
+    grid, side = OccupancyGrid(8), 0.5
+    sights = Sights(grid, longest=10.0)
+    here, there = torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0.6, 0.1, 0.1])
+    density, light = torch.tensor([[3.0, 9.0], [1.0, 5.0]]), torch.tensor([[1.0, 0.2], [0.5, 0.0]])
+    sights.add(torch.stack([here, there]).expand(2, 2, 3), density, light)
+    unseen = Cells(torch.full((8, 8, 8), 0.25), torch.full((8, 8, 8), 7.0))
+    cells = sights.cells(unseen)
+    alphas = [1 - math.exp(-one * side) for one in (3.0, 1.0)]
+    mean = (alphas[0] + 0.5 * alphas[1]) / 1.5
+    assert cells.alpha[4, 4, 4] == pytest.approx(max(alphas[0], 0.5 * alphas[1]))
+    assert cells.density[4, 4, 4] == pytest.approx(-math.log(1 - mean) / side)
+    assert cells.alpha[5, 4, 4] == pytest.approx(0.2 * (1 - math.exp(-9 * side)))
+    assert cells.density[5, 4, 4] == pytest.approx(9.0, rel=1e-4), "what no light comes to counts for nothing"
+    rest = torch.ones(8, 8, 8, dtype=torch.bool)
+    rest[4:6, 4, 4] = False
+    assert (cells.alpha[rest] == 0.25).all() and (cells.density[rest] == 7).all()
+
+
+class NarrowProposal(nn.Module):
+    """Four times as dense to Gaussians that are narrow."""
+
+    def forward(self, means: Tensor, stds: Tensor) -> Tensor:
+        return ball(means.mean(dim=1)) * torch.where(stds.mean(dim=1) < 1e-3, 0.2, 0.05)
+
+
+def test_a_grid_is_baked_from_what_rays_see_where_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = zipnerf_of_a_ball(monkeypatch, near_plane=1.0, far_plane=20.0, occupancy=OccupancyConfig(32))
+    model.proposals = nn.ModuleList([BallProposal(), NarrowProposal()])
+    rays = rays_at_the_ball(4000)
+    cells = model.look_up_cells([rays], torch.Generator().manual_seed(0), lambda share: None)
+    front, back = cells["rays"].density[16, 13, 16], cells["rays"].density[16, 18, 16]
+    assert 30 < front <= 42, "as the narrow Gaussians of rays see it"
+    assert back == pytest.approx(10, rel=1e-3), "no light comes there"
+    assert cells["cells"].density[16, 13, 16] == pytest.approx(10, rel=1e-3)
 
 
 def test_rays_are_followed_until_they_are_opaque() -> None:
