@@ -103,7 +103,7 @@ class Bake:
         generator = torch.Generator(model.device).manual_seed(self.seed)
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
-            rays = random_rays(views.dataset.cameras.to(model.device), generator)
+            rays = _random_rays(views.dataset.cameras.to(model.device), generator)
             chunks = [rays[at : at + CHUNK_RAYS] for at in range(0, len(rays), CHUNK_RAYS)]
             cells = model.look_up_cells(chunks, generator, lambda share: bar.advance(task, share))
         if not any(each.alpha.any() for each in cells.values()):
@@ -184,7 +184,7 @@ def _refuse_others(path: Path, config: TrainerConfig) -> None:
         raise UsageError(f"{path}: method {config.method_name!r} has no grid of what is occupied, expected {expected}")
 
 
-def random_rays(cameras: Cameras, generator: torch.Generator) -> RayBundle:
+def _random_rays(cameras: Cameras, generator: torch.Generator) -> RayBundle:
     """Through pixels of cameras, NUM_RAYS at most, as many as there are pixels where these are fewer."""
     pixels = (cameras.height * cameras.width)[:, 0]
     count = min(NUM_RAYS, int(pixels.sum()))

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 
+from eugen3d.cli.bake import _random_rays
 from eugen3d.cli.main import main
 from eugen3d.cli.runs import load_run, save_run
 from eugen3d.models.distilled import DistilledModelConfig
@@ -50,6 +52,19 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def bake(config: Path, output: Path) -> dict[str, Any]:
     main(["bake", "--load-config", str(config), "--output-dir", str(output), *FLAGS])
     return json.loads((output / "bake.json").read_text())
+
+
+def test_a_grid_is_baked_from_rays_through_pixels_of_all_views() -> None:
+    width, height, focal = torch.tensor([[6], [4], [6]]), torch.tensor([[4], [8], [4]]), 5.0
+    poses = torch.eye(4)[:3].expand(3, 3, 4)
+    cameras = Cameras(poses, focal, focal, width / 2, height / 2, width, height)
+    rays = _random_rays(cameras, torch.Generator().manual_seed(0))
+    assert len(rays) == 24 + 32 + 24 and rays.camera_indices is not None
+    views = rays.camera_indices[:, 0]
+    assert set(views.tolist()) == {0, 1, 2}
+    x, y = (focal * rays.directions[:, axis] / -rays.directions[:, 2] for axis in (0, 1))
+    assert (x.abs() < width[views, 0] / 2).all() and (y.abs() < height[views, 0] / 2).all()
+    assert x[views == 0].abs().max() > 2 and y[views == 1].abs().max() > 3
 
 
 def test_it_writes_a_run_with_a_grid(make_run: MakeRun, tmp_path: Path) -> None:
