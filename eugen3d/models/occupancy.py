@@ -142,7 +142,7 @@ class OccupancyGrid(nn.Module):
             generator: of the points.
             advance: called with the share of the work that was done since the last call.
         """
-        alphas, lost, ways, draws = torch.zeros(4, self.resolution**3, device=self.codes.device)
+        sums = CellSums(self.resolution, self.codes.device)
 
         def look_up(chosen: Tensor, at: Callable[[int], Tensor], share: float) -> None:
             for part in chosen.split(CHUNK_CELLS):
@@ -150,11 +150,7 @@ class OccupancyGrid(nn.Module):
                 x = uncontract((torch.stack(corner, dim=-1) + at(len(part))) * (4 / self.resolution) - 2)
                 x *= self.radius
                 side = self.sides(x, longest)
-                alpha = 1 - torch.exp(-density(x, side) * side)
-                alphas[part] = torch.maximum(alphas[part], alpha)
-                lost[part] += alpha
-                ways[part] += side
-                draws[part] += 1
+                sums.add(part, side, density(x, side), torch.ones_like(side))
                 advance(share * len(part) / len(chosen))
 
         def random(count: int) -> Tensor:
@@ -166,11 +162,10 @@ class OccupancyGrid(nn.Module):
             look_up(chosen, lambda count: torch.full((count, 3), 0.5, device=self.codes.device), 1.0)
         else:
             look_up(chosen, random, 0.5)
-            near = chosen[self._dilated(alphas > TRACE, NEAR)[chosen]]
+            near = chosen[self._dilated(sums.alpha > TRACE, NEAR)[chosen]]
             for _ in range(num_draws - 1):
                 look_up(near, random, 0.5 / (num_draws - 1))
-        densities = -torch.log1p(-(lost / draws.clamp(min=1)).clamp(max=1 - 1e-6)) * draws / ways.clamp(min=1e-12)
-        return Cells(alphas.view(3 * (self.resolution,)), densities.view(3 * (self.resolution,)))
+        return sums.cells()
 
     def occupy(self, cells: Cells, threshold: float, dilation: int = 1) -> float:
         """Occupy the cells where a ray loses more than a threshold of its light, and those around them.
@@ -202,36 +197,46 @@ class OccupancyGrid(nn.Module):
         return (distance <= norm + math.sqrt(3) * 2 / self.resolution).view(-1).nonzero()[:, 0]
 
 
-class Sights:
-    """What rays met in the cells of a grid, each with the weight of its light that comes there.
+class CellSums:
+    """Sums over what rays meet in each cell of a grid, weighed by the light that comes there.
 
-    Args:
-        longest: the way that a ray goes in all.
+    Attributes:
+        alpha: (R³,), the largest share of its light that one of them loses.
     """
 
-    def __init__(self, grid: OccupancyGrid, longest: float) -> None:
-        self._grid, self._longest = grid, longest
-        self._light, self._lost, self._alpha, self._ways = torch.zeros(4, grid.resolution**3, device=grid.codes.device)
+    def __init__(self, resolution: int, device: torch.device) -> None:
+        self._shape = 3 * (resolution,)
+        self.alpha, self._lost, self._light, self._ways = torch.zeros(4, resolution**3, device=device)
 
     def add(
-        self, points: Float[Tensor, "n s 3"], density: Float[Tensor, "n s"], transmittance: Float[Tensor, "n s"]
+        self,
+        cells: Int[Tensor, " n"],
+        side: Float[Tensor, " n"],
+        density: Float[Tensor, " n"],
+        light: Float[Tensor, " n"],
     ) -> None:
-        """What rays meet at points: density per scene unit, and the share of their light that comes so far."""
-        cells, light = self._grid.numbers(points).view(-1).long(), transmittance.reshape(-1)
-        side = self._grid.sides(points, self._longest).view(-1)
-        lost = light * (1 - torch.exp(-density.reshape(-1) * side))
-        self._light.index_add_(0, cells, light)
-        self._lost.index_add_(0, cells, lost)
-        self._ways.index_add_(0, cells, light * side)
-        self._alpha.scatter_reduce_(0, cells, lost, "amax")
+        """What rays meet on their way through cells.
 
-    def cells(self, unseen: Cells) -> Cells:
-        """What they met, on their way through a whole cell; of cells that no light came to, what is given."""
+        Args:
+            cells: their numbers; one may be there more than once.
+            side: how long they are, in scene units.
+            density: per scene unit.
+            light: the share of a ray's light that comes there.
+        """
+        lost = light * (1 - torch.exp(-density * side))
+        self.alpha.scatter_reduce_(0, cells, lost, "amax")
+        self._lost.index_add_(0, cells, lost)
+        self._light.index_add_(0, cells, light)
+        self._ways.index_add_(0, cells, light * side)
+
+    def cells(self, unseen: Cells | None = None) -> Cells:
+        """What rays meet; of cells that no light came to, what is given, by default nothing."""
         seen = self._light > SEEN
-        light, ways = self._light.clamp(min=SEEN), self._ways.clamp(min=1e-12)
-        density = -torch.log1p(-(self._lost / light).clamp(max=1 - 1e-6)) * light / ways
-        shape = unseen.alpha.shape
+        mean = self._lost / torch.where(seen, self._light, 1.0)
+        density = -torch.log1p(-mean.clamp(max=1 - 1e-6)) * self._light / self._ways.clamp(min=1e-12)
+        own = Cells(self.alpha.view(self._shape), density.view(self._shape))
+        if unseen is None:
+            return own
         return Cells(
-            torch.where(seen.view(shape), self._alpha.view(shape), unseen.alpha),
-            torch.where(seen.view(shape), density.view(shape), unseen.density),
+            *(torch.where(seen.view(self._shape), mine, given) for mine, given in zip(own, unseen, strict=True))
         )

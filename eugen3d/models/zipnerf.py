@@ -30,7 +30,7 @@ from eugen3d.layers import LayerConfig
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.colliders import BoundedCollider
 from eugen3d.models.folded import kept_runtime
-from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid, Sights
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, CellSums, OccupancyConfig, OccupancyGrid
 from eugen3d.models.ray_spacing import inverse_spacing, spacing
 from eugen3d.models.skipping import NUM_PARTS, Intervals, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.strict import StrictModel
@@ -133,6 +133,8 @@ class Level(NamedTuple):
     """What a field sees and says along rays."""
 
     samples: RaySamples
+    density: Tensor
+    """(n, samples, 1), per scene unit."""
     weights: Tensor
     """(n, samples, 1)."""
     rgb: Tensor | None
@@ -296,24 +298,24 @@ class EUGenZipNerfModel(StrictModel):
         cells = self.occupancy.look_up_cells(
             density, far, generator=generator, advance=lambda share: advance(share / 2)
         )
-        sights = Sights(self.occupancy, far)
+        sums = CellSums(self.occupancy.resolution, self.device)
         for bundle in rays:
-            sights.add(*self._sights(bundle))
+            points, seen, light = (part.flatten(0, 1) for part in self._sights(bundle))
+            sums.add(self.occupancy.numbers(points).long(), self.occupancy.sides(points, far), seen, light)
             advance(0.5 / len(rays))
-        return {"cells": cells, "rays": sights.cells(cells)}
+        return {"cells": cells, "rays": sums.cells(cells)}
 
     def _sights(self, rays: RayBundle) -> tuple[Tensor, Tensor, Tensor]:
         """Middles of n rays' parts (n, parts, 3), the last proposal's density there, and how much light comes there."""
         if self.collider is not None:
             rays = self.collider(rays)
-        samples = self._propose(rays)[0][-1].samples
-        density = self.proposals[-1](*self._gaussians(samples)).view(samples.shape)
+        samples, density = self._propose(rays)[0][-1][:2]
         parts = self.sampler_first(rays, NUM_PARTS)
         assert samples.spacing_ends is not None and parts.deltas is not None
         ends = samples.spacing_ends[..., 0].contiguous()
         middles = (torch.arange(NUM_PARTS, device=ends.device) + 0.5) / NUM_PARTS
         interval = torch.searchsorted(ends, middles.expand(len(ends), -1).contiguous())
-        density = density.gather(1, interval.clamp(max=ends.shape[1] - 1))
+        density = density[..., 0].gather(1, interval.clamp(max=ends.shape[1] - 1))
         depth = F.pad((density * parts.deltas[..., 0]).cumsum(dim=1), (1, -1))  # optical
         return parts.frustums.get_positions(), density, torch.exp(-depth)
 
@@ -324,8 +326,8 @@ class EUGenZipNerfModel(StrictModel):
         levels, samples = self._propose(ray_bundle)
         head = self.field.head if self.training else self._evaluation()
         density, rgb = head(*self._head_inputs(samples))
-        weights = samples.get_weights(density.view(*samples.shape, 1))
-        return [*levels, Level(samples, weights, rgb.view(*samples.shape, 3))]
+        density = density.view(*samples.shape, 1)
+        return [*levels, Level(samples, density, samples.get_weights(density), rgb.view(*samples.shape, 3))]
 
     def _march_by_grid(self, ray_bundle: RayBundle, grid: OccupancyGrid) -> Level:
         config = self.config.occupancy
@@ -338,15 +340,17 @@ class EUGenZipNerfModel(StrictModel):
         density, rgb = evaluate_front_to_back(
             live, samples.deltas[..., 0], lambda at: head(*self._head_inputs(samples, at)), config.min_transmittance
         )
-        return Level(samples, samples.get_weights(density[..., None]), rgb)
+        density = density[..., None]
+        return Level(samples, density, samples.get_weights(density), rgb)
 
     def _propose(self, ray_bundle: RayBundle) -> tuple[list[Level], RaySamples]:
         """The proposals, and the intervals of the field that renders."""
         levels: list[Level] = []
         samples = self.sampler_first(ray_bundle, self.config.num_samples[0])
         for proposal, count in zip(self.proposals, self.config.num_samples[1:], strict=True):
-            weights = samples.get_weights(proposal(*self._gaussians(samples)).view(*samples.shape, 1))
-            levels.append(Level(samples, weights, None))
+            density = proposal(*self._gaussians(samples)).view(*samples.shape, 1)
+            weights = samples.get_weights(density)
+            levels.append(Level(samples, density, weights, None))
             samples = self.sampler_pdf(ray_bundle, samples, weights.detach() ** self._anneal, count)
         return levels, samples
 

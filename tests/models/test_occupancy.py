@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eugen3d.fields import HashGridConfig
 from eugen3d.layers import LayerConfig
 from eugen3d.models.nerf import EUGenNerfModel, EUGenNerfModelConfig
-from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, OccupancyConfig, OccupancyGrid, Sights
+from eugen3d.models.occupancy import NO_OCCUPANCY, Cells, CellSums, OccupancyConfig, OccupancyGrid
 from eugen3d.models.skipping import NUM_PARTS, SLAB, evaluate_front_to_back, samples_by_grid
 from eugen3d.models.zipnerf import EUGenZipNerfModel, EUGenZipNerfModelConfig
 
@@ -189,12 +189,14 @@ def test_what_is_out_of_reach_is_not_looked_up() -> None:
 
 def test_what_rays_met_is_weighed_by_the_light_that_comes_there() -> None:
     grid, side = OccupancyGrid(8), 0.5
-    sights = Sights(grid, longest=10.0)
+    sums = CellSums(grid.resolution, grid.codes.device)
     here, there = torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0.6, 0.1, 0.1])
     density, light = torch.tensor([[3.0, 9.0], [1.0, 5.0]]), torch.tensor([[1.0, 0.2], [0.5, 0.0]])
-    sights.add(torch.stack([here, there]).expand(2, 2, 3), density, light)
+    points = torch.stack([here, there]).expand(2, 2, 3).flatten(0, 1)
+    sides = grid.sides(points, longest=10.0)
+    sums.add(grid.numbers(points).long(), sides, density.flatten(), light.flatten())
     unseen = Cells(torch.full((8, 8, 8), 0.25), torch.full((8, 8, 8), 7.0))
-    cells = sights.cells(unseen)
+    cells = sums.cells(unseen)
     alphas = [1 - math.exp(-one * side) for one in (3.0, 1.0)]
     mean = (alphas[0] + 0.5 * alphas[1]) / 1.5
     assert cells.alpha[4, 4, 4] == pytest.approx(max(alphas[0], 0.5 * alphas[1]))
