@@ -1,5 +1,6 @@
 """`eugen3d bake`: a run with a grid of where its scene is, by which it renders faster."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.model_components.ray_generators import RayGenerator
 from rich.console import Console
@@ -19,8 +21,12 @@ from rich.console import Console
 from eugen3d.cli.conditions import device_name, now, versions
 from eugen3d.cli.errors import UsageError
 from eugen3d.cli.files import write_whole
+from eugen3d.cli.grid_refinement import CHECK_EVERY, GridRefinement
+from eugen3d.cli.partial import PartialFile
 from eugen3d.cli.progress import progress_bar
-from eugen3d.cli.runs import load_config, load_run, save_run
+from eugen3d.cli.refinement import Photographs
+from eugen3d.cli.runs import Run, load_config, load_run, save_run
+from eugen3d.cli.teacher_rows import SamplingConfig
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
 from eugen3d.cli.views import Views, choose_evenly, load_views
 from eugen3d.metrics.image import image_metrics
@@ -49,7 +55,7 @@ class Bake:
     What is empty or behind surfaces is not evaluated, and no proposal is needed.
 
     Runs are those of eugen-nerf, eugen-zipnerf and what was distilled from them. What they train to later, the grid
-    does not know: bake last.
+    does not know: bake last. Its field can learn to be rendered at fewer samples, where the grid places them.
     """
 
     load_config: Path
@@ -61,25 +67,38 @@ class Bake:
     max_psnr_drop: float = 0.05
     """dB by which the mean PSNR of the views may fall."""
     num_views: int = 2
-    """How many training views, evenly chosen, that is measured on."""
+    """How many training views, evenly chosen, that is measured on; they are not refined on."""
     downscale_factor: int = 4
     """Divides both sides of the views."""
+    refine_steps: int = 0
+    """Gradient steps on the other training views' rays over the field that renders, at half as many samples as it needs
+    without."""
+    refine_num_rays: int = 1024
+    """Rays per such step."""
     device: str = "cpu"
     """cpu or cuda."""
     seed: int = 0
-    """Of the points at which density is looked up."""
+    """Of the points at which density is looked up, and of the batches."""
 
     def main(self) -> None:
-        """Run the command."""
+        """Run the command; interrupted while it refines, it keeps what is done and continues when called again."""
         self._check()
         _refuse_others(self.load_config, load_config(self.load_config))
-        run = load_run(self.load_config, self.device, "inference")
+        run = load_run(self.load_config, self.device, "test" if self.refine_steps else "inference")
         views = load_views(run, "train", self.downscale_factor)
-        if not 1 <= self.num_views <= len(views.files):
-            raise UsageError(f"--num-views {self.num_views}: expected 1 to {len(views.files)}, the training views")
+        most = len(views.files) - bool(self.refine_steps)
+        if not 1 <= self.num_views <= most:
+            which = "all training views but one, to refine on" if self.refine_steps else "the training views"
+            raise UsageError(f"--num-views {self.num_views}: expected 1 to {most}, {which}")
         chosen = choose_evenly(len(views.files), self.num_views)
         trial = Trial(teacher_of(run), views, chosen)
-        result = self._choose(trial, self._look_up_cells(trial.model, views)) | trial.times()
+        file = PartialFile(self.output_dir, self._of_call(run.checkpoint))
+        try:
+            result = self._bake(run, trial, views, chosen, file)
+        except KeyboardInterrupt:
+            if file.path.exists():
+                CONSOLE.print(f"interrupted; what is done is kept in {file.path}, the same command continues from it")
+            raise
         settings_of(run.config.pipeline.model).occupancy = trial.model.config.occupancy
         result |= {
             "views": [views.files[index] for index in chosen],
@@ -91,15 +110,36 @@ class Bake:
         state = {f"_model.{key}": value for key, value in trial.model.state_dict().items()}
         save_run(run.config, state, run.step, self.output_dir)
         write_whole(self.output_dir / "bake.json", json.dumps(result, indent=2) + "\n")
+        file.remove()
         CONSOLE.print(
             f"{result['speedup']:.2f} times as fast as without skipping, at {result['psnr_drop']:+.3f} dB lost"
         )
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
-    def _look_up_cells(self, model: Any, views: Views) -> dict[str, Cells]:
-        """Give a model a grid, and look up what it may hold, by several means."""
+    def _bake(self, run: Run, trial: "Trial", views: Views, chosen: Sequence[int], file: PartialFile) -> dict[str, Any]:
+        """Give a model a grid, and the field that it is to be rendered by, with what `bake.json` says of them."""
+        model = trial.model
+        saved = file.read()
+        dense = trial.psnr(skipping=False) if saved is None else saved["psnr_dense"]
         model.config.occupancy = OccupancyConfig(self.resolution)
         model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
+        if saved is None:
+            grid = self._choose_grid(trial, self._look_up_cells(model, views), dense)
+            count = self._choose_count(trial, dense)
+        else:
+            grid, count = saved["grid"], saved["count"]
+        if self.refine_steps:
+            self._refine(run, trial.teacher, chosen, file, {"psnr_dense": dense, "grid": grid, "count": count})
+            count = self._choose_count(trial, dense)
+        if count["psnr_drop"] > self.max_psnr_drop:
+            raise UsageError(
+                f"--max-psnr-drop {self.max_psnr_drop}: the best number of samples loses {count['psnr_drop']:.3f} dB; "
+                "expected a larger bound, --resolution or --refine-steps"
+            )
+        return grid | {"refine_steps": self.refine_steps} | count | {"psnr_dense": dense} | trial.times()
+
+    def _look_up_cells(self, model: Any, views: Views) -> dict[str, Cells]:
+        """Look up what a model's grid may hold, by several means."""
         generator = torch.Generator(model.device).manual_seed(self.seed)
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
@@ -110,61 +150,91 @@ class Bake:
             raise UsageError(f"{self.load_config}: its field is empty, expected a run that was trained")
         return cells
 
-    def _choose(self, trial: "Trial", candidates: dict[str, Cells]) -> dict[str, Any]:
-        """Leave the model with the grid that skips most and the fewest samples that are within the bound.
+    def _choose_grid(self, trial: "Trial", candidates: dict[str, Cells], dense: float) -> dict[str, Any]:
+        """Leave the model with the grid that skips most of those that lose little.
 
         Args:
             candidates: what it may hold; what renders best is taken.
+            dense: the views' PSNR without a grid.
 
         Returns:
-            What was chosen, and what it loses.
+            What was chosen.
         """
         grid: OccupancyGrid = trial.model.occupancy
-        own_count = max(trial.teacher.samples_per_ray.values())
-
-        def psnr(num_samples: int, spread: float) -> float:
-            trial.model.config.occupancy = OccupancyConfig(self.resolution, num_samples, spread=spread)
-            return trial.psnr(skipping=True)
-
-        dense = trial.psnr(skipping=False)
         careful: dict[str, float] = {}
         for name, cells in candidates.items():
             grid.occupy(cells, *TRIES[-1])
-            careful[name] = psnr(own_count, SPREADS[0])
-            CONSOLE.print(f"densities of {name}: {dense - careful[name]:+.3f} dB lost by {own_count} samples a ray")
+            careful[name] = trial.psnr_at(trial.own_count, SPREADS[0])
+            lost = f"{dense - careful[name]:+.3f} dB lost"
+            CONSOLE.print(f"densities of {name}: {lost} by {trial.own_count} samples a ray")
         source = max(careful, key=careful.__getitem__)
-        full, cells = careful[source], candidates[source]
         for threshold, dilation in TRIES:
-            occupied = grid.occupy(cells, threshold, dilation)
-            drop = full - psnr(own_count, SPREADS[0])
+            occupied = grid.occupy(candidates[source], threshold, dilation)
+            drop = careful[source] - trial.psnr_at(trial.own_count, SPREADS[0])
             CONSOLE.print(
                 f"threshold {threshold:g}, dilated by {dilation}: {occupied:.1%} occupied, {drop:+.3f} dB lost by that"
             )
             if drop <= self.max_psnr_drop / 2:
                 break
-        drops: list[float] = []
-        for share, spread in itertools.product(SHARES, SPREADS):
-            num_samples = math.ceil(share * own_count)
-            drops.append(dense - psnr(num_samples, spread))
-            CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drops[-1]:+.3f} dB lost")
-            if drops[-1] <= self.max_psnr_drop:
-                break
-        else:
-            raise UsageError(
-                f"--max-psnr-drop {self.max_psnr_drop}: the best number of samples loses {min(drops):.3f} dB; "
-                "expected a larger bound or --resolution"
-            )
         return {
             "resolution": self.resolution,
             "densities": source,
             "threshold": threshold,
             "dilation": dilation,
             "occupied": occupied,
-            "num_samples": num_samples,
-            "spread": spread,
-            "psnr_dense": dense,
-            "psnr_drop": drops[-1],
         }
+
+    def _choose_count(self, trial: "Trial", dense: float) -> dict[str, Any]:
+        """Leave the model with the fewest samples of a ray that are within the bound, or else the best number of them.
+
+        Returns:
+            What was chosen, and what it loses.
+        """
+        tried: list[dict[str, Any]] = []
+        for share, spread in itertools.product(SHARES, SPREADS):
+            num_samples = math.ceil(share * trial.own_count)
+            drop = dense - trial.psnr_at(num_samples, spread)
+            CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drop:+.3f} dB lost")
+            tried.append({"num_samples": num_samples, "spread": spread, "psnr_drop": drop})
+            if drop <= self.max_psnr_drop:
+                return tried[-1]
+        return min(tried, key=lambda count: count["psnr_drop"])
+
+    def _refine(
+        self, run: Run, teacher: NerfTeacher, chosen: Sequence[int], file: PartialFile, kept: dict[str, Any]
+    ) -> None:
+        """Fit the field that renders to half of the samples that were chosen.
+
+        Args:
+            kept: what else the file has to keep.
+        """
+        model, manager = teacher.model, run.pipeline.datamanager
+        assert isinstance(manager, VanillaDataManager)
+        scales = SamplingConfig().scales(teacher, manager.train_dataset.cameras)
+        photographs = Photographs(manager, scales, self.seed, held_out=chosen)
+        refinement = GridRefinement(teacher, run.config, photographs, self.refine_num_rays)
+        if (saved := file.read()) is not None:
+            refinement.load_state(saved["refinement"])
+        count = kept["count"]
+        half = math.ceil(count["num_samples"] / 2)
+        model.config.occupancy = OccupancyConfig(self.resolution, half, spread=count["spread"])
+        with progress_bar() as bar:
+            task = bar.add_task(f"refining at {half} samples a ray", total=self.refine_steps, completed=refinement.step)
+
+            def on_step(step: int) -> None:
+                bar.update(task, completed=step)
+                if step % CHECK_EVERY == 0 or step == self.refine_steps:
+                    file.write(kept | {"refinement": refinement.state()})
+
+            refinement.run(self.refine_steps, on_step)
+
+    def _of_call(self, checkpoint: Path) -> dict[str, Any]:
+        """What has to be the same for an interrupted call to be continued."""
+        settings = dataclasses.asdict(self)
+        for key in ("load_config", "output_dir", "device"):
+            settings.pop(key)
+        stat = checkpoint.stat()
+        return settings | {"run": [checkpoint.name, stat.st_size, stat.st_mtime]}
 
     def _check(self) -> None:
         """Refuse settings that cannot be used, before anything is loaded."""
@@ -172,8 +242,13 @@ class Bake:
             raise UsageError(f"--resolution {self.resolution}: expected at least 2 cells")
         if not math.isfinite(self.max_psnr_drop):
             raise UsageError(f"--max-psnr-drop {self.max_psnr_drop}: expected a number of dB")
-        if self.downscale_factor < 1:
-            raise UsageError(f"--downscale-factor {self.downscale_factor}: expected at least 1")
+        for flag, value, least in (
+            ("--downscale-factor", self.downscale_factor, 1),
+            ("--refine-steps", self.refine_steps, 0),
+            ("--refine-num-rays", self.refine_num_rays, 1),
+        ):
+            if value < least:
+                raise UsageError(f"{flag} {value}: expected at least {least}")
         if self.output_dir.exists() and not (self.output_dir.is_dir() and not any(self.output_dir.iterdir())):
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")
 
@@ -204,6 +279,8 @@ class Trial:
 
     def __init__(self, teacher: NerfTeacher, views: Views, chosen: Sequence[int]) -> None:
         self.teacher, self.model = teacher, teacher.model
+        self.own_count = max(teacher.samples_per_ray.values())
+        """Samples of a ray that the field which renders has without a grid."""
         self._cameras = [views.camera(index).to(self.model.device) for index in chosen]
         self._targets = [teacher.blend(views.reference(index)).to(self.model.device) for index in chosen]
 
@@ -212,6 +289,13 @@ class Trial:
         self.teacher.set_skipping(skipping)
         pairs = zip(self._cameras, self._targets, strict=True)
         return statistics.fmean(image_metrics(self.teacher.render(camera), target)["psnr"] for camera, target in pairs)
+
+    def psnr_at(self, num_samples: int, spread: float) -> float:
+        """The same by the grid, with so many samples of a ray; the model is left with them."""
+        self.model.config.occupancy = dataclasses.replace(
+            self.model.config.occupancy, num_samples=num_samples, spread=spread
+        )
+        return self.psnr(skipping=True)
 
     def times(self) -> dict[str, float]:
         """Median seconds of views without and with skipping, rendered in turn, and the median of their ratios."""

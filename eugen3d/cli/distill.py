@@ -56,7 +56,9 @@ class Distill(DistillSettings):
         try:
             self._distil(source, networks, layers, progress)
         except KeyboardInterrupt:
-            CONSOLE.print(f"interrupted; what is done is kept in {progress.path}, the same command continues from it")
+            CONSOLE.print(
+                f"interrupted; what is done is kept in {progress.file.path}, the same command continues from it"
+            )
             raise
         progress.remove()
 

@@ -1,18 +1,13 @@
 """What `eugen3d distill` has done so far, kept in a file beside its output folder."""
 
 import dataclasses
-import io
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from eugen3d.cli.errors import UsageError
-from eugen3d.cli.files import write_whole
+from eugen3d.cli.partial import PartialFile
 from eugen3d.distill import Conditioning, Network, RefineState
 from eugen3d.layers import KindConfig
 from eugen3d.training.distributed import from_main, is_main
@@ -24,7 +19,7 @@ class DistillProgress:
     Of several processes the first one writes and reads, and all go on from what it finds.
 
     Attributes:
-        path: the file; it is gone once the output folder is there.
+        file: it is gone once the output folder is there.
         done: what was done to which layers, in order.
         layers: parameters of every layer that something was done to, by name.
         conditioning: how well the closed form of every replaced layer was determined, by name.
@@ -32,14 +27,13 @@ class DistillProgress:
         seconds: time spent so far, by phase.
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
-        self.path = path
+    def __init__(self, file: PartialFile) -> None:
+        self.file = file
         self.done: list[str] = []
         self.layers: dict[str, dict[str, Tensor]] = {}
         self.conditioning: dict[str, dict[str, float]] = {}
         self.reports: list[dict[str, Any]] = []
         self.seconds = dict.fromkeys(("sample", "solve", "fit", "refine"), 0.0)
-        self._settings = settings
         self._refine: dict[str, Any] | None = None
 
     @classmethod
@@ -49,21 +43,14 @@ class DistillProgress:
         Raises:
             UsageError: when there is progress of a call with other settings.
         """
-        path = output_dir.parent / f"{output_dir.name}.partial"
-        return from_main(lambda: cls._read(path, json.dumps(settings, sort_keys=True)))
+        file = PartialFile(output_dir, settings)
+        return from_main(lambda: cls._read(file))
 
     @classmethod
-    def _read(cls, path: Path, settings: str) -> "DistillProgress":
-        progress = cls(path, settings)
-        if not path.exists():
+    def _read(cls, file: PartialFile) -> "DistillProgress":
+        progress, saved = cls(file), file.read()
+        if saved is None:
             return progress
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            same = saved["settings"] == progress._settings
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, OSError):
-            raise UsageError(f"{path}: cannot be read, expected an interrupted call's progress; delete it") from None
-        if not same:
-            raise UsageError(f"{path}: is of a call with other settings, expected the same; repeat that or delete it")
         progress.done, progress.layers, progress.reports = saved["done"], saved["layers"], saved["reports"]
         progress.seconds, progress._refine = saved["seconds"], saved["refine"]
         progress.conditioning = saved["conditioning"]
@@ -110,20 +97,18 @@ class DistillProgress:
     def remove(self) -> None:
         """Delete the file: the work is done."""
         if is_main():
-            self.path.unlink(missing_ok=True)
+            self.file.remove()
 
     def _save(self) -> None:
         if not is_main():
             return
-        buffer = io.BytesIO()
-        content = {
-            "settings": self._settings,
-            "done": self.done,
-            "layers": self.layers,
-            "conditioning": self.conditioning,
-            "reports": self.reports,
-            "seconds": self.seconds,
-            "refine": self._refine,
-        }
-        torch.save(content, buffer)
-        write_whole(self.path, buffer.getvalue())
+        self.file.write(
+            {
+                "done": self.done,
+                "layers": self.layers,
+                "conditioning": self.conditioning,
+                "reports": self.reports,
+                "seconds": self.seconds,
+                "refine": self._refine,
+            }
+        )

@@ -110,12 +110,17 @@ class EUGenNerfModel(StrictModel):
         """One group, `fields`."""
         return {"fields": [p for p in self.fields.parameters() if p.requires_grad]}
 
+    @property
+    def rendering_field(self) -> nn.Module:
+        """The field that renders, by a grid of what is occupied alone."""
+        return self.fields["fine"]
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Render a bundle of rays, shape (n,): rgb (n, 3), accumulation (n, 1), depth (n, 1), and the coarse ones.
 
         By a grid of what is occupied the fine field alone is evaluated, and there are no coarse ones.
         """
-        if self.occupancy is not None and self.config.occupancy.skipping and not self.training:
+        if self.occupancy is not None and self.config.occupancy.is_asked(self.training):
             return self._render_by_grid(ray_bundle, self.occupancy)
         outputs: dict[str, Tensor] = {}
         for name, samples, rgb, weights in self._march(ray_bundle):
@@ -151,10 +156,10 @@ class EUGenNerfModel(StrictModel):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Mean squared error of the coarse and of the fine colours (Mildenhall et al. 2020, eq. 6)."""
+        """Mean squared error of the fine colours, and of coarse ones (Mildenhall et al. 2020, eq. 6) where there are any."""
         image = batch["image"].to(self.device)
         losses = {}
-        for suffix in ("_coarse", ""):
+        for suffix in ("_coarse", "") if "rgb_coarse" in outputs else ("",):
             rgb, target = self.renderer_rgb.blend_background_for_loss_computation(
                 outputs["rgb" + suffix], outputs["accumulation" + suffix], image
             )
@@ -214,12 +219,12 @@ class EUGenNerfModel(StrictModel):
         config = self.config
         count = config.occupancy.num_samples or config.num_coarse_samples + config.num_importance_samples
         samples, live = samples_by_grid(grid, rays, self.sampler_uniform, count, config.occupancy.spread)
-        frustums, field = samples.frustums, self._folded_field("fine")
+        frustums = samples.frustums
         middles = (frustums.starts[..., 0] + frustums.ends[..., 0]) / 2
 
         def evaluate(at: Intervals) -> tuple[Tensor, ...]:
             direction = rays.directions[at[0]]
-            return field(rays.origins[at[0]] + direction * middles[at][:, None], direction)
+            return self._at("fine", rays.origins[at[0]] + direction * middles[at][:, None], direction)
 
         assert samples.deltas is not None
         deltas = samples.deltas[..., 0]
@@ -238,15 +243,17 @@ class EUGenNerfModel(StrictModel):
         """Colours (n, samples, 3) and rendering weights (n, samples, 1) of a field along rays."""
         positions = samples.frustums.get_positions()
         directions = samples.frustums.directions.expand_as(positions)
-        flat = positions.reshape(-1, 3), directions.reshape(-1, 3)
-        if self.training:
-            with self._autocast():
-                density, rgb = self.fields[name](*flat)
-        else:
-            density, rgb = self._folded_field(name)(*flat)
+        density, rgb = self._at(name, positions.reshape(-1, 3), directions.reshape(-1, 3))
         shape = positions.shape[:-1]
         weights = samples.get_weights(density.float().view(*shape, 1))
         return rgb.float().view(*shape, 3), weights
+
+    def _at(self, name: str, positions: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
+        """Densities (n,) and colours (n, 3) of a field at points (n, 3), seen along directions (n, 3)."""
+        if not self.training:
+            return self._folded_field(name)(positions, directions)
+        with self._autocast():
+            return self.fields[name](positions, directions)
 
     def _folded_field(self, name: str) -> TiledModule | AutoModule:
         """The folded copy of a field."""

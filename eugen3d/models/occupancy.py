@@ -59,6 +59,8 @@ class OccupancyConfig:
     """Share of a ray's light that is added to the weights that place its samples, evenly over its occupied parts."""
     min_transmittance: float = 2e-3
     """Rays are not followed further where less of their light is left; by default half a step of 8 bits."""
+    training: bool = False
+    """Whether training samples rays by the grid, too, which itself stays as it is."""
 
     def __post_init__(self) -> None:
         for name, value in (("resolution", self.resolution), ("num_samples", self.num_samples)):
@@ -68,6 +70,10 @@ class OccupancyConfig:
             raise ValueError(f"occupancy.spread is {self.spread}, expected 0 or more")
         if not 0 <= self.min_transmittance < 1:
             raise ValueError(f"occupancy.min_transmittance is {self.min_transmittance}, expected 0 to under 1")
+
+    def is_asked(self, in_training: bool) -> bool:
+        """Whether the grid, if there is one, says where rays are sampled."""
+        return self.skipping and (self.training or not in_training)
 
     def make_grid(self, radius: float) -> "OccupancyGrid | None":
         """The grid, all occupied as yet, or None where there is none."""

@@ -21,7 +21,11 @@ SLAB = 8
 """How many of a ray's live samples are evaluated before it is seen whether it goes on."""
 
 
-_SAMPLER = PDFSampler(include_original=False, histogram_padding=1e-5).eval()
+_SAMPLERS = {
+    training: PDFSampler(include_original=False, histogram_padding=1e-5, single_jitter=True).train(training)
+    for training in (False, True)
+}
+"""In evaluation, and jittered, as in training."""
 
 
 def samples_by_grid(
@@ -33,11 +37,11 @@ def samples_by_grid(
     2021, section 3.1): a surface may lie at any place in its cell.
 
     Args:
-        sampler: makes the parts, of equal length in its spacing, and not jittered.
+        sampler: in whose spacing the parts are of equal length; in training the samples, but no parts, are jittered.
         count: samples of each ray.
         spread: of the configuration.
     """
-    parts = sampler(rays, NUM_PARTS)
+    parts = SpacedSampler(sampler.spacing_fn, sampler.spacing_fn_inv, train_stratified=False)(rays, NUM_PARTS)
     middles = (parts.frustums.starts + parts.frustums.ends) / 2
     density = grid.density(torch.addcmul(rays.origins[:, None], middles, rays.directions[:, None]))
     is_occupied = density > 0
@@ -46,7 +50,7 @@ def samples_by_grid(
     larger = torch.maximum(larger[:, 1:], larger[:, :-1])
     even = is_occupied * (spread / occupied_before[:, -1:].clamp(min=1))
     weights = (larger[:, 1:] + larger[:, :-1]) / 2 + even
-    samples = _SAMPLER(rays, parts, weights[..., None], count)
+    samples = _SAMPLERS[sampler.training](rays, parts, weights[..., None], count)
     assert samples.spacing_starts is not None and samples.spacing_ends is not None
     first = (samples.spacing_starts[..., 0] * NUM_PARTS).floor().long().clamp(0, NUM_PARTS)
     end = (samples.spacing_ends[..., 0] * NUM_PARTS).ceil().long().clamp(0, NUM_PARTS)
@@ -79,7 +83,7 @@ def evaluate_front_to_back(
         values, colors = evaluate((row, column))
         density[row, column] = values.float()
         rgb[row, column] = colors.float()
-        depth.index_add_(0, row, values.float() * deltas[row, column])
+        depth.index_add_(0, row, values.detach().float() * deltas[row, column])
         rest = ~is_next & (depth < opaque)[rays]
         rays, intervals, turn = rays[rest], intervals[rest], turn[rest]
     return density, rgb

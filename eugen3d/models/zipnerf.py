@@ -188,6 +188,11 @@ class EUGenZipNerfModel(StrictModel):
         """The proposals' grids, and the field's."""
         return [module for module in self.modules() if isinstance(module, HashGrid)]
 
+    @property
+    def rendering_field(self) -> nn.Module:
+        """The field that renders, by a grid of what is occupied alone."""
+        return self.field
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -211,7 +216,7 @@ class EUGenZipNerfModel(StrictModel):
         }
         with torch.no_grad():
             outputs["depth"] = self.renderer_depth(last.weights, last.samples)
-        if self.training:
+        if self.training and len(levels) > 1:  # by a grid there is no proposal to train
             outputs["levels"] = levels
         return outputs
 
@@ -321,11 +326,10 @@ class EUGenZipNerfModel(StrictModel):
 
     def _march(self, ray_bundle: RayBundle) -> list[Level]:
         """The proposals, and the field that renders; by a grid of what is occupied that field alone."""
-        if self.occupancy is not None and self.config.occupancy.skipping and not self.training:
+        if self.occupancy is not None and self.config.occupancy.is_asked(self.training):
             return [self._march_by_grid(ray_bundle, self.occupancy)]
         levels, samples = self._propose(ray_bundle)
-        head = self.field.head if self.training else self._evaluation()
-        density, rgb = head(*self._head_inputs(samples))
+        density, rgb = self._head_now()(*self._head_inputs(samples))
         density = density.view(*samples.shape, 1)
         return [*levels, Level(samples, density, samples.get_weights(density), rgb.view(*samples.shape, 3))]
 
@@ -335,7 +339,7 @@ class EUGenZipNerfModel(StrictModel):
         samples, live = samples_by_grid(grid, ray_bundle, self.sampler_first, count, config.spread)
         if self.config.background_color == "last_sample":
             live[:, -1] = True
-        head = self._evaluation()
+        head = self._head_now()
         assert samples.deltas is not None
         density, rgb = evaluate_front_to_back(
             live, samples.deltas[..., 0], lambda at: head(*self._head_inputs(samples, at)), config.min_transmittance
@@ -380,6 +384,10 @@ class EUGenZipNerfModel(StrictModel):
         else:
             own = self.appearance.mean(dim=0).expand(len(features), -1)
         return features, directions, own
+
+    def _head_now(self) -> nn.Module:
+        """In training the layers of the field that renders, else what they fold to."""
+        return self.field.head if self.training else self._evaluation()
 
     def _evaluation(self) -> nn.Module:
         """The folded layers of the field that renders."""
