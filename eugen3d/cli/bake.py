@@ -28,7 +28,7 @@ from eugen3d.cli.refinement import Photographs
 from eugen3d.cli.runs import Run, load_config, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
-from eugen3d.cli.views import Views, choose_evenly, load_views
+from eugen3d.cli.views import Split, Views, choose_evenly, load_views
 from eugen3d.metrics.image import image_metrics
 from eugen3d.models.distilled import settings_of
 from eugen3d.models.nerf import EUGenNerfModelConfig
@@ -67,12 +67,16 @@ class Bake:
     max_psnr_drop: float = 0.05
     """dB by which the mean PSNR of the views may fall."""
     num_views: int = 2
-    """How many training views, evenly chosen, that is measured on; they are not refined on."""
+    """How many views, evenly chosen, that is measured on."""
+    split: Split | None = None
+    """Of which split they are: by default train, and with --refine-steps val, since training views flatter a field that
+    is refined on them. A scene that has no split of that name has its test views in it, where it is not of Blender's
+    layout."""
     downscale_factor: int = 4
     """Divides both sides of the views."""
     refine_steps: int = 0
-    """Gradient steps on the other training views' rays over the field that renders, at half as many samples as it needs
-    without."""
+    """Gradient steps on the photographs' rays over the field that renders, at half as many samples as it needs
+    without them."""
     refine_num_rays: int = 1024
     """Rays per such step."""
     device: str = "cpu"
@@ -85,22 +89,25 @@ class Bake:
         self._check()
         _refuse_others(self.load_config, load_config(self.load_config))
         run = load_run(self.load_config, self.device, "test" if self.refine_steps else "inference")
-        views = load_views(run, "train", self.downscale_factor)
-        most = len(views.files) - bool(self.refine_steps)
-        if not 1 <= self.num_views <= most:
-            which = "all training views but one, to refine on" if self.refine_steps else "the training views"
-            raise UsageError(f"--num-views {self.num_views}: expected 1 to {most}, {which}")
+        split = self.split or ("val" if self.refine_steps else "train")
+        cameras = load_views(run, "train").dataset.cameras
+        views = load_views(run, split, self.downscale_factor)
+        if not 1 <= self.num_views <= len(views.files):
+            raise UsageError(
+                f"--num-views {self.num_views}: expected 1 to {len(views.files)}, the views of split {split}"
+            )
         chosen = choose_evenly(len(views.files), self.num_views)
         trial = Trial(teacher_of(run), views, chosen)
         file = PartialFile(self.output_dir, self._of_call(run.checkpoint))
         try:
-            result = self._bake(run, trial, views, chosen, file)
+            result = self._bake(run, trial, cameras, file)
         except KeyboardInterrupt:
             if file.path.exists():
                 CONSOLE.print(f"interrupted; what is done is kept in {file.path}, the same command continues from it")
             raise
         settings_of(run.config.pipeline.model).occupancy = trial.model.config.occupancy
         result |= {
+            "split": split,
             "views": [views.files[index] for index in chosen],
             "downscale_factor": self.downscale_factor,
             "device": device_name(trial.model.device),
@@ -116,20 +123,27 @@ class Bake:
         )
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
-    def _bake(self, run: Run, trial: "Trial", views: Views, chosen: Sequence[int], file: PartialFile) -> dict[str, Any]:
-        """Give a model a grid, and the field that it is to be rendered by, with what `bake.json` says of them."""
+    def _bake(self, run: Run, trial: "Trial", cameras: Cameras, file: PartialFile) -> dict[str, Any]:
+        """Give a model its grid, and the field that is rendered by it.
+
+        Args:
+            cameras: those of the training views.
+
+        Returns:
+            What `bake.json` says of them.
+        """
         model = trial.model
         saved = file.read()
         dense = trial.psnr(skipping=False) if saved is None else saved["psnr_dense"]
         model.config.occupancy = OccupancyConfig(self.resolution)
         model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
         if saved is None:
-            grid = self._choose_grid(trial, self._look_up_cells(model, views), dense)
+            grid = self._choose_grid(trial, self._look_up_cells(model, cameras), dense)
             count = self._choose_count(trial, dense)
         else:
             grid, count = saved["grid"], saved["count"]
         if self.refine_steps:
-            self._refine(run, trial.teacher, chosen, file, {"psnr_dense": dense, "grid": grid, "count": count})
+            self._refine(run, trial.teacher, file, {"psnr_dense": dense, "grid": grid, "count": count})
             count = self._choose_count(trial, dense)
         if count["psnr_drop"] > self.max_psnr_drop:
             raise UsageError(
@@ -138,12 +152,12 @@ class Bake:
             )
         return grid | {"refine_steps": self.refine_steps} | count | {"psnr_dense": dense} | trial.times()
 
-    def _look_up_cells(self, model: Any, views: Views) -> dict[str, Cells]:
+    def _look_up_cells(self, model: Any, cameras: Cameras) -> dict[str, Cells]:
         """Look up what a model's grid may hold, by several means."""
         generator = torch.Generator(model.device).manual_seed(self.seed)
         with progress_bar() as bar:
             task = bar.add_task("looking densities up", total=1.0)
-            rays = _random_rays(views.dataset.cameras.to(model.device), generator)
+            rays = _random_rays(cameras.to(model.device), generator)
             chunks = [rays[at : at + CHUNK_RAYS] for at in range(0, len(rays), CHUNK_RAYS)]
             cells = model.look_up_cells(chunks, generator, lambda share: bar.advance(task, share))
         if not any(each.alpha.any() for each in cells.values()):
@@ -211,7 +225,7 @@ class Bake:
         model, manager = teacher.model, run.pipeline.datamanager
         assert isinstance(manager, VanillaDataManager)
         scales = SamplingConfig().scales(teacher, manager.train_dataset.cameras)
-        photographs = Photographs(manager, scales, self.seed, held_out=chosen)
+        photographs = Photographs(manager, scales, self.seed)
         refinement = GridRefinement(teacher, run.config, photographs, self.refine_num_rays)
         if (saved := file.read()) is not None:
             refinement.load_state(saved["refinement"])

@@ -1,7 +1,7 @@
 """The end of a distillation: a student polished end to end, on the photographs' rays or on another run's pictures."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -112,16 +112,13 @@ class Photographs:
 
     Args:
         scales: factors by which the photographs are reduced, by their mean over whole pixels.
-        held_out: the numbers of photographs that no batch shows.
 
     Raises:
-        UsageError: they have masks, and are to be reduced, or none is left.
+        UsageError: they have masks, and are to be reduced.
     """
 
-    def __init__(
-        self, manager: VanillaDataManager, scales: Sequence[int], seed: int, held_out: Collection[int] = ()
-    ) -> None:
-        self.manager, self.scales, self.seed, self.held_out = manager, scales, seed, held_out
+    def __init__(self, manager: VanillaDataManager, scales: Sequence[int], seed: int) -> None:
+        self.manager, self.scales, self.seed = manager, scales, seed
         self.generate = ReducedRayGenerator(manager.train_dataset.cameras.to(manager.device), scales)
         self._images: dict[str, Any] = {}
         self._reduced: list[dict[str, Any]] = []
@@ -151,22 +148,8 @@ class Photographs:
                 raise UsageError(
                     "--sampling.downscale-factor: the photographs have masks, expected 1 to refine on them"
                 )
-            shown = _without(images, self.held_out)
-            self._images, self._reduced = images, [_reduce_images(shown, scale) for scale in self.scales]
+            self._images, self._reduced = images, [_reduce_images(images, scale) for scale in self.scales]
         return self._reduced
-
-
-def _without(images: dict[str, Any], held_out: Collection[int]) -> dict[str, Any]:
-    """Those of some images that are not held out."""
-    if not held_out:
-        return images
-    kept = [place for place, index in enumerate(images["image_idx"].tolist()) if index not in held_out]
-    if not kept:
-        raise UsageError(f"{len(held_out)} photographs are held out, and no other is left to refine on")
-    return {
-        name: value[kept] if isinstance(value, Tensor) else [value[place] for place in kept]
-        for name, value in images.items()
-    }
 
 
 def _reduce_images(images: dict[str, Any], scale: int) -> dict[str, Any]:

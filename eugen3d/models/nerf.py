@@ -156,7 +156,7 @@ class EUGenNerfModel(StrictModel):
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Mean squared error of the fine colours, and of coarse ones (Mildenhall et al. 2020, eq. 6) where there are any."""
+        """Mean squared error of the fine colours, and of any coarse ones (Mildenhall et al. 2020, eq. 6)."""
         image = batch["image"].to(self.device)
         losses = {}
         for suffix in ("_coarse", "") if "rgb_coarse" in outputs else ("",):

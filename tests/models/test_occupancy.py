@@ -9,7 +9,7 @@ import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
-from nerfstudio.model_components.ray_samplers import UniformSampler
+from nerfstudio.model_components.ray_samplers import SpacedSampler, UniformSampler
 from torch import Tensor, nn
 
 from eugen3d.fields import HashGridConfig
@@ -347,6 +347,42 @@ def test_training_skips_nothing() -> None:
     rays = rays_at_the_ball(20)
     assert not render(model, rays)["accumulation"].any()
     assert render(model.train(), rays)["accumulation"].all()
+
+
+@pytest.mark.parametrize("config", [nerf_config, zip_config])
+def test_training_by_a_grid_reaches_the_field_that_renders_alone(config: Any) -> None:
+    torch.manual_seed(0)
+    model = make_model(config(occupancy=OccupancyConfig(8, num_samples=6, training=True)))
+    image, codes = torch.rand(20, 3), model.occupancy.codes.clone()
+    outputs = model.train()(rays_at_the_ball(20))
+    losses = model.get_loss_dict(outputs, {"image": image})
+    (loss,) = losses.values()  # there is nothing but colours to compare
+    loss.backward()
+    own = {id(parameter) for parameter in model.rendering_field.parameters()}
+    for name, parameter in model.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.any())
+        assert reached == (id(parameter) in own), name
+    assert torch.equal(model.occupancy.codes, codes)
+
+
+@pytest.mark.parametrize("config", [nerf_config, zip_config])
+def test_training_by_a_grid_renders_what_evaluation_does_but_for_jitter(config: Any) -> None:
+    torch.manual_seed(0)
+    model = make_model(config(occupancy=OccupancyConfig(8, num_samples=6, training=True)))
+    model.occupancy.codes[:] = torch.randint(0, 200, (512,), dtype=torch.uint8)
+    rays = rays_at_the_ball(20)
+    expected = render(model, rays)["rgb"]
+    model.train()
+    first, second = render(model, rays)["rgb"], render(model, rays)["rgb"]
+    assert not torch.equal(first, second), "samples are jittered"
+    for module in model.modules():
+        if isinstance(module, SpacedSampler):
+            module.eval()
+    unjittered = render(model, rays)["rgb"]
+    if config is nerf_config:
+        torch.testing.assert_close(unjittered, expected, rtol=0, atol=1e-2)  # bfloat16, where there is such
+    else:
+        assert not torch.equal(unjittered, render(model, rays)["rgb"]), "a cone's points are turned at random still"
 
 
 @pytest.mark.parametrize(
