@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ class Bake:
         """Run the command; interrupted while it refines, it keeps what is done and continues when called again."""
         self._check()
         _refuse_others(self.load_config, load_config(self.load_config))
+        random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
         run = load_run(self.load_config, self.device, "test" if self.refine_steps else "inference")
         split = self.split or ("val" if self.refine_steps else "train")
         cameras = load_views(run, "train").dataset.cameras
@@ -132,25 +134,24 @@ class Bake:
         Returns:
             What `bake.json` says of them.
         """
-        model = trial.model
-        saved = file.read()
-        dense = trial.psnr(skipping=False) if saved is None else saved["psnr_dense"]
+        model, kept = trial.model, file.read()
+        dense = kept["psnr_dense"] if kept else trial.psnr(skipping=False)
         model.config.occupancy = OccupancyConfig(self.resolution)
         model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
-        if saved is None:
+        if not kept:
             grid = self._choose_grid(trial, self._look_up_cells(model, cameras), dense)
-            count = self._choose_count(trial, dense)
-        else:
-            grid, count = saved["grid"], saved["count"]
+            kept = {"psnr_dense": dense, "grid": grid, "count": self._choose_count(trial, dense)}
+        count = kept["count"]
         if self.refine_steps:
-            self._refine(run, trial.teacher, file, {"psnr_dense": dense, "grid": grid, "count": count})
+            self._refine(run, trial.teacher, file, kept)
             count = self._choose_count(trial, dense)
         if count["psnr_drop"] > self.max_psnr_drop:
+            then = f"; what was refined is kept in {file.path} for the former" if self.refine_steps else ""
             raise UsageError(
                 f"--max-psnr-drop {self.max_psnr_drop}: the best number of samples loses {count['psnr_drop']:.3f} dB; "
-                "expected a larger bound, --resolution or --refine-steps"
+                f"expected a larger bound, --resolution or --refine-steps{then}"
             )
-        return grid | {"refine_steps": self.refine_steps} | count | {"psnr_dense": dense} | trial.times()
+        return kept["grid"] | {"refine_steps": self.refine_steps} | count | {"psnr_dense": dense} | trial.times()
 
     def _look_up_cells(self, model: Any, cameras: Cameras) -> dict[str, Cells]:
         """Look up what a model's grid may hold, by several means."""
@@ -214,38 +215,36 @@ class Bake:
                 return tried[-1]
         return min(tried, key=lambda count: count["psnr_drop"])
 
-    def _refine(
-        self, run: Run, teacher: NerfTeacher, chosen: Sequence[int], file: PartialFile, kept: dict[str, Any]
-    ) -> None:
+    def _refine(self, run: Run, teacher: NerfTeacher, file: PartialFile, kept: dict[str, Any]) -> None:
         """Fit the field that renders to half of the samples that were chosen.
 
         Args:
-            kept: what else the file has to keep.
+            kept: what the file holds, or has to hold beside the refinement.
         """
-        model, manager = teacher.model, run.pipeline.datamanager
+        model, manager, count = teacher.model, run.pipeline.datamanager, kept["count"]
         assert isinstance(manager, VanillaDataManager)
         scales = SamplingConfig().scales(teacher, manager.train_dataset.cameras)
         photographs = Photographs(manager, scales, self.seed)
         refinement = GridRefinement(teacher, run.config, photographs, self.refine_num_rays)
-        if (saved := file.read()) is not None:
-            refinement.load_state(saved["refinement"])
-        count = kept["count"]
+        if "refinement" in kept:
+            refinement.load_state(kept["refinement"])
         half = math.ceil(count["num_samples"] / 2)
         model.config.occupancy = OccupancyConfig(self.resolution, half, spread=count["spread"])
         with progress_bar() as bar:
-            task = bar.add_task(f"refining at {half} samples a ray", total=self.refine_steps, completed=refinement.step)
+            task = bar.add_task(f"refining at {half} samples a ray", total=self.refine_steps)
 
-            def on_step(step: int) -> None:
+            def show(step: int) -> None:
                 bar.update(task, completed=step)
                 if step % CHECK_EVERY == 0 or step == self.refine_steps:
                     file.write(kept | {"refinement": refinement.state()})
 
-            refinement.run(self.refine_steps, on_step)
+            show(refinement.step)
+            refinement.run(self.refine_steps, show)
 
     def _of_call(self, checkpoint: Path) -> dict[str, Any]:
-        """What has to be the same for an interrupted call to be continued."""
+        """What has to be the same for another call to go on: not the bound, which may turn out to be too strict."""
         settings = dataclasses.asdict(self)
-        for key in ("load_config", "output_dir", "device"):
+        for key in ("load_config", "output_dir", "device", "max_psnr_drop"):
             settings.pop(key)
         stat = checkpoint.stat()
         return settings | {"run": [checkpoint.name, stat.st_size, stat.st_mtime]}

@@ -10,10 +10,15 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
+from torch import Tensor
 
 from eugen3d.cli.bake import _random_rays
+from eugen3d.cli.grid_refinement import GridRefinement
 from eugen3d.cli.main import main
+from eugen3d.cli.partial import PartialFile
+from eugen3d.cli.refinement import Photographs
 from eugen3d.cli.runs import load_run, save_run
+from eugen3d.layers import LayerConfig
 from eugen3d.models.distilled import DistilledModelConfig
 
 MakeRun = Callable[..., Path]
@@ -23,13 +28,15 @@ KEYS = [  # in this order
     "threshold",
     "dilation",
     "occupied",
+    "refine_steps",
     "num_samples",
     "spread",
-    "psnr_dense",
     "psnr_drop",
+    "psnr_dense",
     "seconds_dense",
     "seconds_skipped",
     "speedup",
+    "split",
     "views",
     "downscale_factor",
     "device",
@@ -37,6 +44,7 @@ KEYS = [  # in this order
     "date",
 ]
 FLAGS = ("--resolution", "8", "--downscale-factor", "1", "--num-views", "1")
+REFINE = ("--max-psnr-drop", "9", "--refine-num-rays", "32", "--refine-steps")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -49,8 +57,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return message
 
 
-def bake(config: Path, output: Path) -> dict[str, Any]:
-    main(["bake", "--load-config", str(config), "--output-dir", str(output), *FLAGS])
+def bake(config: Path, output: Path, *flags: str) -> dict[str, Any]:
+    main(["bake", "--load-config", str(config), "--output-dir", str(output), *FLAGS, *flags])
     return json.loads((output / "bake.json").read_text())
 
 
@@ -95,6 +103,80 @@ def test_students_are_baked_too(make_run: MakeRun, tiny_config: TrainerConfig, t
     assert loaded.pipeline.model.occupancy.resolution == 8
 
 
+def state_of(config: Path) -> dict[str, Tensor]:
+    return load_run(config, "cpu").pipeline.model.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["eugen", "linear", "student"])
+def test_the_field_that_renders_is_refined_alone(
+    make_run: MakeRun, tiny_config: TrainerConfig, tmp_path: Path, kind: str
+) -> None:
+    config = make_run(**{} if kind == "eugen" else {"layer": LayerConfig("linear")})
+    if kind == "student":
+        flags = "--num-features", "4", "--layers", "1", "--refine-steps", "1", "--refine-num-rays", "16"
+        main(["distill", "--load-config", str(config), "--output-dir", str(tmp_path / "s"), *flags])
+        config = tmp_path / "s" / "config.yml"
+    result = bake(config, tmp_path / "baked", *REFINE, "3")
+    assert (result["refine_steps"], result["split"]) == (3, "val") and not (tmp_path / "baked.partial").exists()
+    before, after = state_of(config), state_of(tmp_path / "baked" / "config.yml")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(key.startswith("fields.fine.") for key in changed)
+    assert all(key in changed for key in before if key.startswith("fields.fine.") and key.endswith("bias"))
+    model: Any = load_run(tmp_path / "baked" / "config.yml", "cpu").pipeline.model
+    assert not model.config.occupancy.training, "another training is not by the grid"
+
+
+def test_refining_brings_pictures_at_few_samples_nearer(make_run: MakeRun, tmp_path: Path) -> None:
+    config = make_run(bounding_radius=1.4)
+    drops = [bake(config, tmp_path / steps, *REFINE, steps, "--split", "train")["psnr_drop"] for steps in ("1", "300")]
+    assert drops[1] < drops[0] - 0.1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupted_refinement_goes_on(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """Interrupted once what was kept, before the first step or later, is in its file."""
+    config, flags = make_run(), (*REFINE, "60")
+    expected = bake(config, tmp_path / "whole", *flags)
+    write, calls, steps = PartialFile.write, iter(range(1, 10)), []
+    with monkeypatch.context() as patch:
+
+        def interrupt(self: PartialFile, content: dict[str, Any]) -> None:
+            write(self, content)
+            if next(calls) == number:
+                raise KeyboardInterrupt
+
+        patch.setattr(PartialFile, "write", interrupt)
+        with pytest.raises(SystemExit) as stopped:
+            bake(config, tmp_path / "baked", *flags)
+    assert stopped.value.code == 130 and not (tmp_path / "baked").exists()
+    args = "--load-config", str(config), "--output-dir", str(tmp_path / "baked"), *FLAGS
+    assert "of a call with other settings" in refused(capsys, *args, *REFINE, "61")
+    kept = (tmp_path / "baked.partial").read_bytes()
+    (tmp_path / "baked.partial").write_bytes(kept[:100])
+    assert "baked.partial: cannot be read" in refused(capsys, *args, *flags)
+    (tmp_path / "baked.partial").write_bytes(kept)
+    batch = Photographs.batch
+    monkeypatch.setattr(Photographs, "batch", lambda self, step, rays: (steps.append(step), batch(self, step, rays))[1])
+    found = bake(config, tmp_path / "baked", *flags)
+    assert steps == list(range(50 * (number - 1), 60)) and not (tmp_path / "baked.partial").exists()
+    assert all(found[key] == expected[key] for key in KEYS[: KEYS.index("psnr_dense") + 1])
+    states = [state_of(tmp_path / name / "config.yml") for name in ("whole", "baked")]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_refinement_beyond_the_bound_is_kept_for_a_larger_one(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, output = make_run(), tmp_path / "baked"
+    args = "--load-config", str(config), "--output-dir", str(output), *FLAGS, *REFINE, "2"
+    message = refused(capsys, *args, "--max-psnr-drop", "-90")
+    assert "expected a larger bound" in message and str(tmp_path / "baked.partial") in message
+    monkeypatch.setattr(GridRefinement, "_take_step", None)  # not to be called
+    assert bake(config, output, *REFINE, "2")["refine_steps"] == 2
+
+
 def test_score_tells_runs_with_and_without_skipping_apart(make_run: MakeRun, tmp_path: Path) -> None:
     bake(make_run(), tmp_path / "baked")
     load, output = ("--load-config", str(tmp_path / "baked" / "config.yml")), tmp_path / "s.json"
@@ -114,6 +196,9 @@ def test_what_cannot_be_baked_is_refused(
     assert "--resolution 1" in refused(capsys, *args, "--resolution", "1")
     assert "--downscale-factor 0" in refused(capsys, *args, "--downscale-factor", "0")
     assert "--num-views 9" in refused(capsys, *args, "--num-views", "9")
+    assert "--refine-steps -1" in refused(capsys, *args, "--refine-steps", "-1")
+    assert "--refine-num-rays 0" in refused(capsys, *args, "--refine-num-rays", "0")
+    assert "the views of split test" in refused(capsys, *args, "--split", "test", "--num-views", "9")
     assert "expected a larger bound" in refused(capsys, *args, "--max-psnr-drop", "-90")
     assert "exists already" in refused(capsys, *args, "--output-dir", str(tmp_path / "run"))
     assert str(tmp_path / "sdf") in refused(capsys, "--load-config", str(make_sdf_run(name="sdf")), *args[2:])
