@@ -67,6 +67,8 @@ class Bake:
     """Cells along a side of the grid; each is a byte of the checkpoint."""
     max_psnr_drop: float = 0.05
     """dB by which the mean PSNR of the views may fall."""
+    num_samples: int | None = None
+    """Of a ray; by default the fewest that are within the bound."""
     num_views: int = 2
     """How many views, evenly chosen, that is measured on."""
     split: Split | None = None
@@ -76,8 +78,8 @@ class Bake:
     downscale_factor: int = 4
     """Divides both sides of the views."""
     refine_steps: int = 0
-    """Gradient steps on the photographs' rays over the field that renders, at half as many samples as it needs
-    without them."""
+    """Gradient steps on the photographs' rays over the field that renders, at --num-samples, by default at half of the
+    fewest that are within the bound without them."""
     refine_num_rays: int = 1024
     """Rays per such step."""
     device: str = "cpu"
@@ -147,8 +149,9 @@ class Bake:
             count = self._choose_count(trial, dense)
         if count["psnr_drop"] > self.max_psnr_drop:
             then = f"; what was refined is kept in {file.path} for the former" if self.refine_steps else ""
+            lost = f"{count['num_samples']} samples a ray lose {count['psnr_drop']:.3f} dB"
             raise UsageError(
-                f"--max-psnr-drop {self.max_psnr_drop}: the best number of samples loses {count['psnr_drop']:.3f} dB; "
+                f"--max-psnr-drop {self.max_psnr_drop}: {lost}; "
                 f"expected a larger bound, --resolution or --refine-steps{then}"
             )
         return kept["grid"] | {"refine_steps": self.refine_steps} | count | {"psnr_dense": dense} | trial.times()
@@ -200,14 +203,15 @@ class Bake:
         }
 
     def _choose_count(self, trial: "Trial", dense: float) -> dict[str, Any]:
-        """Leave the model with the fewest samples of a ray that are within the bound, or else the best number of them.
+        """Find the fewest samples of a ray that are within the bound, which the model is left with, or else the best
+        number of them.
 
         Returns:
             What was chosen, and what it loses.
         """
+        counts = [self.num_samples] if self.num_samples else [math.ceil(share * trial.own_count) for share in SHARES]
         tried: list[dict[str, Any]] = []
-        for share, spread in itertools.product(SHARES, SPREADS):
-            num_samples = math.ceil(share * trial.own_count)
+        for num_samples, spread in itertools.product(counts, SPREADS):
             drop = dense - trial.psnr_at(num_samples, spread)
             CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drop:+.3f} dB lost")
             tried.append({"num_samples": num_samples, "spread": spread, "psnr_drop": drop})
@@ -216,7 +220,7 @@ class Bake:
         return min(tried, key=lambda count: count["psnr_drop"])
 
     def _refine(self, run: Run, teacher: NerfTeacher, file: PartialFile, kept: dict[str, Any]) -> None:
-        """Fit the field that renders to half of the samples that were chosen.
+        """Fit the field that renders to fewer samples.
 
         Args:
             kept: what the file holds, or has to hold beside the refinement.
@@ -228,10 +232,10 @@ class Bake:
         refinement = GridRefinement(teacher, run.config, photographs, self.refine_num_rays)
         if "refinement" in kept:
             refinement.load_state(kept["refinement"])
-        half = math.ceil(count["num_samples"] / 2)
-        model.config.occupancy = OccupancyConfig(self.resolution, half, spread=count["spread"])
+        num_samples = self.num_samples or math.ceil(count["num_samples"] / 2)
+        model.config.occupancy = OccupancyConfig(self.resolution, num_samples, spread=count["spread"])
         with progress_bar() as bar:
-            task = bar.add_task(f"refining at {half} samples a ray", total=self.refine_steps)
+            task = bar.add_task(f"refining at {num_samples} samples a ray", total=self.refine_steps)
 
             def show(step: int) -> None:
                 bar.update(task, completed=step)
@@ -257,6 +261,7 @@ class Bake:
             raise UsageError(f"--max-psnr-drop {self.max_psnr_drop}: expected a number of dB")
         for flag, value, least in (
             ("--downscale-factor", self.downscale_factor, 1),
+            ("--num-samples", 1 if self.num_samples is None else self.num_samples, 1),
             ("--refine-steps", self.refine_steps, 0),
             ("--refine-num-rays", self.refine_num_rays, 1),
         ):
