@@ -1,7 +1,6 @@
 """`eugen3d bake`: a run with a grid of where its scene is, by which it renders faster."""
 
 import dataclasses
-import itertools
 import json
 import math
 import random
@@ -42,7 +41,7 @@ skip most first. The first is taken that loses no more than half of the bound be
 SHARES = (1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 1, 3 / 2, 2)
 """How many samples of a ray are tried with it, in shares of those without; the first within the bound is taken."""
 SPREADS = (0.2, 0.05)
-"""Which part of them is tried to be spread evenly over what is occupied: little, where a grid is true to its field."""
+"""Which part of them is tried to be spread evenly over what is occupied; the better one is taken."""
 NUM_RAYS, CHUNK_RAYS = 1 << 18, 1 << 11
 """How many rays of the training views a grid is baked from at most, and how many at once."""
 CONSOLE = Console(highlight=False)
@@ -145,7 +144,7 @@ class Bake:
             kept = {"psnr_dense": dense, "grid": grid, "count": self._choose_count(trial, dense)}
         count = kept["count"]
         if self.refine_steps:
-            self._refine(run, trial.teacher, file, kept)
+            self._refine(run, trial, file, kept)
             count = self._choose_count(trial, dense)
         if count["psnr_drop"] > self.max_psnr_drop:
             then = f"; what was refined is kept in {file.path} for the former" if self.refine_steps else ""
@@ -203,37 +202,39 @@ class Bake:
         }
 
     def _choose_count(self, trial: "Trial", dense: float) -> dict[str, Any]:
-        """Find the fewest samples of a ray that are within the bound, which the model is left with, or else the best
-        number of them.
+        """Leave the model with the fewest samples of a ray that are within the bound, or else the best number of them.
 
         Returns:
             What was chosen, and what it loses.
         """
         counts = [self.num_samples] if self.num_samples else [math.ceil(share * trial.own_count) for share in SHARES]
         tried: list[dict[str, Any]] = []
-        for num_samples, spread in itertools.product(counts, SPREADS):
-            drop = dense - trial.psnr_at(num_samples, spread)
-            CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drop:+.3f} dB lost")
-            tried.append({"num_samples": num_samples, "spread": spread, "psnr_drop": drop})
-            if drop <= self.max_psnr_drop:
-                return tried[-1]
-        return min(tried, key=lambda count: count["psnr_drop"])
+        for num_samples in counts:
+            for spread in SPREADS:
+                drop = dense - trial.psnr_at(num_samples, spread)
+                CONSOLE.print(f"{num_samples} samples a ray, {spread:g} of them spread evenly: {drop:+.3f} dB lost")
+                tried.append({"num_samples": num_samples, "spread": spread, "psnr_drop": drop})
+            if min(count["psnr_drop"] for count in tried) <= self.max_psnr_drop:
+                break
+        best = min(tried, key=lambda count: count["psnr_drop"])
+        trial.place_samples(best["num_samples"], best["spread"])
+        return best
 
-    def _refine(self, run: Run, teacher: NerfTeacher, file: PartialFile, kept: dict[str, Any]) -> None:
+    def _refine(self, run: Run, trial: "Trial", file: PartialFile, kept: dict[str, Any]) -> None:
         """Fit the field that renders to fewer samples.
 
         Args:
             kept: what the file holds, or has to hold beside the refinement.
         """
-        model, manager, count = teacher.model, run.pipeline.datamanager, kept["count"]
+        manager, count = run.pipeline.datamanager, kept["count"]
         assert isinstance(manager, VanillaDataManager)
-        scales = SamplingConfig().scales(teacher, manager.train_dataset.cameras)
+        scales = SamplingConfig().scales(trial.teacher, manager.train_dataset.cameras)
         photographs = Photographs(manager, scales, self.seed)
-        refinement = GridRefinement(teacher, run.config, photographs, self.refine_num_rays)
+        refinement = GridRefinement(trial.teacher, run.config, photographs, self.refine_num_rays)
         if "refinement" in kept:
             refinement.load_state(kept["refinement"])
         num_samples = self.num_samples or math.ceil(count["num_samples"] / 2)
-        model.config.occupancy = OccupancyConfig(self.resolution, num_samples, spread=count["spread"])
+        trial.place_samples(num_samples, count["spread"])
         with progress_bar() as bar:
             task = bar.add_task(f"refining at {num_samples} samples a ray", total=self.refine_steps)
 
@@ -309,11 +310,14 @@ class Trial:
         return statistics.fmean(image_metrics(self.teacher.render(camera), target)["psnr"] for camera, target in pairs)
 
     def psnr_at(self, num_samples: int, spread: float) -> float:
-        """The same by the grid, with so many samples of a ray; the model is left with them."""
-        self.model.config.occupancy = dataclasses.replace(
-            self.model.config.occupancy, num_samples=num_samples, spread=spread
-        )
+        """The same by the grid, with so many samples of a ray."""
+        self.place_samples(num_samples, spread)
         return self.psnr(skipping=True)
+
+    def place_samples(self, num_samples: int, spread: float) -> None:
+        """Give a ray so many samples, and choose how evenly they are spread."""
+        own = self.model.config.occupancy
+        self.model.config.occupancy = dataclasses.replace(own, num_samples=num_samples, spread=spread)
 
     def times(self) -> dict[str, float]:
         """Median seconds of views without and with skipping, rendered in turn, and the median of their ratios."""

@@ -126,6 +126,22 @@ def test_the_field_that_renders_is_refined_alone(
     assert not model.config.occupancy.training, "another training is not by the grid"
 
 
+@pytest.mark.parametrize(("flags", "expected"), [(("--num-samples", "7"), 7), ((), 1)])
+def test_it_is_refined_at_the_samples_that_are_asked_for_or_half_of_those_found(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], expected: int
+) -> None:
+    refined: list[int] = []
+    run = GridRefinement.run
+
+    def noting(self: GridRefinement, *args: Any) -> None:
+        refined.append(self.teacher.model.config.occupancy.num_samples)
+        run(self, *args)
+
+    monkeypatch.setattr(GridRefinement, "run", noting)
+    result = bake(make_run(), tmp_path / "baked", *REFINE, "1", *flags)
+    assert refined == [expected] and result["num_samples"] == (7 if flags else 2)
+
+
 def test_refining_brings_pictures_at_few_samples_nearer(make_run: MakeRun, tmp_path: Path) -> None:
     config = make_run(bounding_radius=1.4)
     drops = [bake(config, tmp_path / steps, *REFINE, steps, "--split", "train")["psnr_drop"] for steps in ("1", "300")]
@@ -196,6 +212,7 @@ def test_what_cannot_be_baked_is_refused(
     assert "--resolution 1" in refused(capsys, *args, "--resolution", "1")
     assert "--downscale-factor 0" in refused(capsys, *args, "--downscale-factor", "0")
     assert "--num-views 9" in refused(capsys, *args, "--num-views", "9")
+    assert "--num-samples 0" in refused(capsys, *args, "--num-samples", "0")
     assert "--refine-steps -1" in refused(capsys, *args, "--refine-steps", "-1")
     assert "--refine-num-rays 0" in refused(capsys, *args, "--refine-num-rays", "0")
     assert "the views of split test" in refused(capsys, *args, "--split", "test", "--num-views", "9")
