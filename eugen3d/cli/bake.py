@@ -25,6 +25,7 @@ from eugen3d.cli.grid_refinement import CHECK_EVERY, GridRefinement
 from eugen3d.cli.partial import PartialFile
 from eugen3d.cli.progress import progress_bar
 from eugen3d.cli.refinement import Photographs
+from eugen3d.cli.renders import file_hash
 from eugen3d.cli.runs import Run, load_config, load_run, save_run
 from eugen3d.cli.teacher_rows import SamplingConfig
 from eugen3d.cli.teachers import NerfTeacher, teacher_of
@@ -93,7 +94,6 @@ class Bake:
         random.seed(self.seed)  # the order in which nerfstudio keeps the images decides which rays a batch has
         run = load_run(self.load_config, self.device, "test" if self.refine_steps else "inference")
         split = self.split or ("val" if self.refine_steps else "train")
-        cameras = load_views(run, "train").dataset.cameras
         views = load_views(run, split, self.downscale_factor)
         if not 1 <= self.num_views <= len(views.files):
             raise UsageError(
@@ -103,7 +103,7 @@ class Bake:
         trial = Trial(teacher_of(run), views, chosen)
         file = PartialFile(self.output_dir, self._of_call(run.checkpoint))
         try:
-            result = self._bake(run, trial, cameras, file)
+            result = self._bake(run, trial, file)
         except KeyboardInterrupt:
             if file.path.exists():
                 CONSOLE.print(f"interrupted; what is done is kept in {file.path}, the same command continues from it")
@@ -126,21 +126,19 @@ class Bake:
         )
         CONSOLE.print(f"wrote {self.output_dir}/config.yml and bake.json", soft_wrap=True)
 
-    def _bake(self, run: Run, trial: "Trial", cameras: Cameras, file: PartialFile) -> dict[str, Any]:
+    def _bake(self, run: Run, trial: "Trial", file: PartialFile) -> dict[str, Any]:
         """Give a model its grid, and the field that is rendered by it.
-
-        Args:
-            cameras: those of the training views.
 
         Returns:
             What `bake.json` says of them.
         """
-        model, kept = trial.model, file.read()
+        model, dataset, kept = trial.model, run.pipeline.datamanager.train_dataset, file.read()
+        assert dataset is not None
         dense = kept["psnr_dense"] if kept else trial.psnr(skipping=False)
         model.config.occupancy = OccupancyConfig(self.resolution)
         model.occupancy = OccupancyGrid(self.resolution, model.scene_radius).to(model.device)
         if not kept:
-            grid = self._choose_grid(trial, self._look_up_cells(model, cameras), dense)
+            grid = self._choose_grid(trial, self._look_up_cells(model, dataset.cameras), dense)
             kept = {"psnr_dense": dense, "grid": grid, "count": self._choose_count(trial, dense)}
         count = kept["count"]
         if self.refine_steps:
@@ -251,8 +249,7 @@ class Bake:
         settings = dataclasses.asdict(self)
         for key in ("load_config", "output_dir", "device", "max_psnr_drop"):
             settings.pop(key)
-        stat = checkpoint.stat()
-        return settings | {"run": [checkpoint.name, stat.st_size, stat.st_mtime]}
+        return settings | {"run": file_hash(checkpoint)}
 
     def _check(self) -> None:
         """Refuse settings that cannot be used, before anything is loaded."""
@@ -262,11 +259,11 @@ class Bake:
             raise UsageError(f"--max-psnr-drop {self.max_psnr_drop}: expected a number of dB")
         for flag, value, least in (
             ("--downscale-factor", self.downscale_factor, 1),
-            ("--num-samples", 1 if self.num_samples is None else self.num_samples, 1),
+            ("--num-samples", self.num_samples, 1),
             ("--refine-steps", self.refine_steps, 0),
             ("--refine-num-rays", self.refine_num_rays, 1),
         ):
-            if value < least:
+            if value is not None and value < least:
                 raise UsageError(f"{flag} {value}: expected at least {least}")
         if self.output_dir.exists() and not (self.output_dir.is_dir() and not any(self.output_dir.iterdir())):
             raise UsageError(f"--output-dir {self.output_dir}: exists already, expected a folder to be made")

@@ -38,7 +38,9 @@ class PlanCommand(PlanSettings):
         try:
             PlanRun(self, run, teacher, kind, progress).main()
         except KeyboardInterrupt:
-            CONSOLE.print(f"interrupted; what is done is kept in {progress.path}, the same command continues from it")
+            CONSOLE.print(
+                f"interrupted; what is done is kept in {progress.file.path}, the same command continues from it"
+            )
             raise
         progress.remove()
 
